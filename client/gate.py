@@ -1,0 +1,111 @@
+"""The one door: everything that leaves a hospital leaves through `release`.
+
+    replay check -> policy -> ledger reserve -> compute -> release check -> ledger commit -> reply
+
+Digest and kind are settled by the agent before it asks for a release; a release without a price does
+not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from client.ledger import Account, Key, Ledger
+from client.policy import Policy, Reason, Refused
+from common.codec import decode, encode
+from common.errors import WireError
+from common.params import Params, misfit
+from common.plan import Plan
+from common.privacy.accounting import epsilon
+from common.privacy.events import Event, merge
+from common.wire import Envelope, Header
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a site is asked to let out.
+
+    Attributes:
+        key: Which request it answers.
+        plan: The approved study.
+        price: Events to reserve; empty only for what no patient enters (a declared size).
+        like: Names, shapes and types that the tensors must have: nothing else gets out.
+        compute: Reads patients and returns the tensors. Called once, after the reserve.
+        public: Header fields that do not depend on patients.
+    """
+
+    key: Key
+    plan: Plan
+    price: tuple[Event, ...]
+    like: Params
+    compute: Callable[[], Params]
+    public: Header
+
+
+def release(asked: Release, *, ledger: Ledger, policy: Policy, declared: int) -> Envelope:
+    """Answer one request, or refuse it.
+
+    Guarantees
+        Whatever `compute` returns leaves only after its price is in the ledger for good; the same
+        key is computed once and answered with the stored bytes thereafter; a failure after the
+        reserve leaves the price in place.
+
+    Raises:
+        Refused: with one of a closed set of reasons, none of which depends on a patient.
+    """
+    was_answered, stored = ledger.answered(asked.key)
+    if stored is not None:
+        return _reply(asked, stored, ledger.accounts())
+    if was_answered:
+        raise Refused(Reason.ALREADY_ANSWERED)
+    accounts = _with(ledger.accounts(), asked)
+    reason = policy.objection(
+        asked.plan, declared=declared, run=asked.key.run, accounts=accounts
+    )
+    if reason is not None:
+        raise Refused(reason)
+    entry = ledger.reserve(asked.key, delta=asked.plan.delta, events=asked.price)
+    value = asked.compute()
+    wrong = misfit(value, asked.like)
+    if wrong is not None:
+        raise WireError(f"the release does not fit: {wrong}", remedy="report this as a defect")
+    payload = encode(value)
+    ledger.commit(entry, asked.key, payload)
+    return _reply(asked, payload, accounts)
+
+
+def _reply(asked: Release, payload: bytes, accounts: Iterable[Account]) -> Envelope:
+    """Add the receipt: this study's epsilon and its own count of reserves, nothing about others."""
+    own = next(a for a in accounts if a.digest == asked.plan.digest)
+    receipt = {"epsilon": epsilon(own.events, delta=own.delta), "reserves": own.reserves}
+    names = {"digest": asked.key.digest, "run": asked.key.run, "round": asked.key.round}
+    return Envelope({"status": "ok", **names, **asked.public, **receipt}, payload)
+
+
+def _with(accounts: list[Account], asked: Release) -> list[Account]:
+    """Return the accounts as they would stand with the release asked for."""
+    digest = asked.plan.digest
+    own = next((a for a in accounts if a.digest == digest), Account(digest, asked.plan.delta))
+    after = replace(
+        own,
+        events=merge([*own.events, *asked.price]),
+        runs=own.runs | {asked.key.run},
+        reserves=own.reserves + (1 if asked.price else 0),
+    )
+    return [a for a in accounts if a.digest != digest] + [after]
+
+
+def decode_fitting(payload: bytes, like: Params) -> Params:
+    """Return the request's tensors, or refuse what does not fit the study's model.
+
+    Raises:
+        Refused: the tensors are unreadable, or not finite values of the model's shapes.
+    """
+    try:
+        params = decode(payload)
+    except WireError:
+        raise Refused(Reason.MALFORMED) from None
+    if misfit(params, like) is not None:
+        raise Refused(Reason.MALFORMED)
+    return {name: params[name] for name in like}

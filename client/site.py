@@ -1,0 +1,119 @@
+"""A hospital's folder: which patients, under which policy, and the studies it approved.
+
+    DIR/cohort.toml      name, path of the data, declared size, split key, device
+    DIR/policy.toml      budget and what is allowed
+    DIR/approved/        plans, each named by its digest
+    DIR/ledger.sqlite    every release and its price
+    DIR/site.log         what only the hospital may see
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from client.policy import Policy
+from common.cohort.read import CohortSource
+from common.cohort.split import SplitKind
+from common.errors import SiteError
+from common.files import write_atomic
+from common.plan import Plan, read_plan, write_plan
+from common.schema import Count, Name, Table, dump_toml, explain, read_toml
+
+
+class CohortConfig(Table):
+    """cohort.toml: where the patients are, and what is said about them in public.
+
+    Attributes:
+        path: The data, absolute or relative to the site's folder.
+        declared: Count of all patients as the site publishes it: rounded, chosen once.
+        split_key: Secret key of the train/holdout split, in hex; one for the site's whole life.
+        split: 'stratified' only in research: epsilon then holds only given the split.
+    """
+
+    name: Name
+    path: Path
+    declared: Count
+    split_key: str = Field(pattern=r"^([0-9a-f]{2}){16,64}$")
+    split: SplitKind = "keyed"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A hospital's folder, read."""
+
+    folder: Path
+    cohort: CohortConfig
+    policy: Policy
+
+    @property
+    def source(self) -> CohortSource:
+        """What the cohort reader needs."""
+        return CohortSource(
+            name=self.cohort.name,
+            path=self.folder / self.cohort.path,
+            declared=self.cohort.declared,
+            split_key=bytes.fromhex(self.cohort.split_key),
+            split=self.cohort.split,
+        )
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger lies."""
+        return self.folder / "ledger.sqlite"
+
+    def approved(self, digest: str) -> Plan | None:
+        """Return the approved plan of that digest, or None.
+
+        Raises:
+            StudyError: the plan's file does not hold what its name says.
+        """
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            return None
+        path = self.folder / "approved" / f"{digest}.toml"
+        return read_plan(path) if path.is_file() else None
+
+
+def load_site(folder: Path) -> Site:
+    """Read a site's folder.
+
+    Raises:
+        SiteError: the folder is not there, or a file of it is malformed.
+    """
+    if not folder.is_dir():
+        raise SiteError(
+            f"site folder {str(folder)!r} does not exist", remedy="check the path of the site"
+        )
+    try:
+        cohort = CohortConfig.model_validate(read_toml(folder / "cohort.toml", what="cohort"))
+        policy = Policy.model_validate(read_toml(folder / "policy.toml", what="policy"))
+    except ValidationError as error:
+        cause = explain(error, f"{folder}/{error.title}")
+        raise SiteError(cause.message, remedy=cause.remedy) from None
+    return Site(folder=folder, cohort=cohort, policy=policy)
+
+
+def write_site(folder: Path, *, cohort: CohortConfig, policy: Policy, plans: list[Plan]) -> Site:
+    """Write a site's folder; what is there already (its ledger above all) stays."""
+    (folder / "approved").mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "cohort.toml", dump_toml(cohort.model_dump(mode="json")))
+    write_atomic(folder / "policy.toml", dump_toml(policy.model_dump(mode="json")))
+    for plan in plans:
+        write_plan(plan, folder / "approved")
+    return Site(folder=folder, cohort=cohort, policy=policy)
+
+
+def site_logger(site: Site) -> logging.Logger:
+    """Return the logger that writes to the site's own file and nowhere else."""
+    logger = logging.getLogger(f"grandrounds.site.{site.folder}")
+    if not logger.handlers:
+        handler = logging.FileHandler(site.folder / "site.log", encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    return logger

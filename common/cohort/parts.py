@@ -1,0 +1,70 @@
+"""The values a cohort is made of once it is read: tensors, with the patient behind each record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Patients of one part of a cohort.
+
+    Attributes:
+        x: Inputs, (records, features) or (records, channels, height, width), float32.
+        y: Class of each record, (records,), int64.
+        patient: Index of each record's patient, (records,), int64, from 0 to `patients` - 1.
+        patients: How many patients there are. Private: it never leaves the site.
+    """
+
+    x: Tensor
+    y: Tensor
+    patient: Tensor
+    patients: int
+
+    def select(self, records: Tensor) -> Part:
+        """Return the given records, (n,) indices, with their patients numbered anew."""
+        kept, index = torch.unique(self.patient[records], return_inverse=True)
+        return Part(self.x[records], self.y[records], index, int(kept.numel()))
+
+    def weights(self) -> Tensor:
+        """Return unit mass a patient, shared over the patient's records, (records,), float64.
+
+        >>> part = Part(torch.zeros(3, 1), torch.zeros(3), torch.tensor([0, 0, 1]), 2)
+        >>> part.weights().tolist()
+        [0.5, 0.5, 1.0]
+        """
+        counts = torch.bincount(self.patient, minlength=self.patients)
+        return 1.0 / counts[self.patient].to(torch.float64)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A site's patients in parts, and the public, rounded count of all of them.
+
+    Attributes:
+        name: The site's name.
+        declared: Rounded count of all patients, chosen by the site, public.
+        train: The part that learning may touch.
+        holdout: The part that evaluation may touch.
+        notes: What the reader saw (clamped or missing values): for the site's own eyes.
+    """
+
+    name: str
+    declared: int
+    train: Part
+    holdout: Part
+    notes: tuple[str, ...] = ()
+
+
+def join(parts: list[Part]) -> Part:
+    """Return the patients of several parts as one: only a simulation can do this."""
+    offsets = [sum(p.patients for p in parts[:i]) for i in range(len(parts))]
+    return Part(
+        torch.cat([p.x for p in parts]),
+        torch.cat([p.y for p in parts]),
+        torch.cat([p.patient + o for p, o in zip(parts, offsets, strict=True)]),
+        sum(p.patients for p in parts),
+    )

@@ -1,0 +1,151 @@
+"""From a CSV table to tensors, by the study's declared constants alone.
+
+No range, mean or frequency is measured: a statistic of the patients would be a release without a
+price. Out-of-range values are clamped and missing ones take the declared default; how often that
+happened is noted for the site's own eyes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common.errors import DataError
+from common.study import CohortSchema, Feature
+
+Floats = NDArray[np.float64]
+
+
+def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
+    """Read a CSV file as text, with at least the columns the schema needs.
+
+    Raises:
+        DataError: the file is missing, empty or malformed, or lacks a column.
+    """
+    frame = _read_csv(path, schema.columns)
+    if frame.empty:
+        raise DataError(f"cohort file {str(path)!r} is empty", remedy="give a file with patients")
+    needed = [f.source for f in schema.features] + [schema.label.column]
+    needed += [schema.patient] if schema.patient else []
+    absent = [c for c in needed if c not in frame.columns]
+    if absent:
+        raise DataError(
+            f"cohort file {str(path)!r} has no column {absent[0]!r} "
+            f"(it has {', '.join(map(str, frame.columns[:12]))})",
+            remedy="export that column, or name it in the study (cohort.columns, feature.column)",
+        )
+    return frame
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    names = {"header": None, "names": list(columns)} if columns else {"header": 0}
+    try:
+        frame: pd.DataFrame = pd.read_csv(  # type: ignore[call-overload]
+            path, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False, **names
+        )
+    except FileNotFoundError:
+        raise DataError(
+            f"cohort file {str(path)!r} does not exist",
+            remedy="check the path, --data and GRANDROUNDS_DATA",
+        ) from None
+    except pd.errors.EmptyDataError:
+        raise DataError(
+            f"cohort file {str(path)!r} is empty", remedy="give a file with patients"
+        ) from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, OSError) as error:
+        raise DataError(
+            f"cohort file {str(path)!r} cannot be read as CSV: {error}",
+            remedy="export the table as comma-separated UTF-8 text",
+        ) from None
+    return frame.apply(lambda column: column.str.strip())
+
+
+def encode_features(frame: pd.DataFrame, schema: CohortSchema) -> tuple[Floats, list[str]]:
+    """Return the inputs, (records, features), and notes on what was clamped or missing."""
+    blocks, notes = [], []
+    for feature in schema.features:
+        text = frame[feature.source]
+        missing = text.isin([*schema.missing, *feature.missing]).to_numpy()
+        block, remarks = _ENCODERS[feature.kind](text, missing, feature)
+        blocks.append(block)
+        if feature.indicator:
+            blocks.append(missing[:, None].astype(np.float64))
+        notes += remarks
+        if missing.any():
+            notes.append(f"{feature.name}: {int(missing.sum())} missing")
+    return np.concatenate(blocks, axis=1), notes
+
+
+def _number(text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
+            ) -> tuple[Floats, list[str]]:
+    assert feature.range is not None  # Feature holds it for numbers
+    low, high = feature.range
+    center = (low + high) / 2 if feature.center is None else feature.center
+    scale = (high - low) / 2 if feature.scale is None else feature.scale
+    default = center if feature.default is None else float(feature.default)
+    values = pd.to_numeric(text.where(~missing, str(default)), errors="coerce").to_numpy(float)
+    unreadable = np.flatnonzero(np.isnan(values))
+    if unreadable.size:
+        raise DataError(
+            f"feature {feature.name!r}: {text.iloc[unreadable[0]]!r} in record "
+            f"{unreadable[0] + 1} is not a number",
+            remedy="mend the value, or list it under cohort.missing or the feature's missing",
+        )
+    clamped = int(((values < low) | (values > high))[~missing].sum())
+    note = f"{feature.name}: {clamped} out of [{low:g}, {high:g}], clamped"
+    scaled = (np.clip(values, low, high) - center) / scale
+    return scaled[:, None], [note] if clamped else []
+
+
+def _category(text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
+              ) -> tuple[Floats, list[str]]:
+    values = text.where(~missing, "" if feature.default is None else str(feature.default))
+    columns = [_same_value(values, category) for category in feature.categories]
+    return np.stack(columns, axis=1).astype(np.float64), []
+
+
+def _missing(text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
+             ) -> tuple[Floats, list[str]]:
+    return missing[:, None].astype(np.float64), []
+
+
+_ENCODERS = {"number": _number, "category": _category, "missing": _missing}
+
+
+def _same_value(values: pd.Series[str], category: str) -> NDArray[np.bool_]:
+    """Compare as text, and as numbers where both are: '3.0' in a file is the study's '3'."""
+    same = (values == category).to_numpy()
+    number = pd.to_numeric(pd.Series([category]), errors="coerce").iloc[0]
+    if not np.isnan(number):
+        same = same | (pd.to_numeric(values, errors="coerce") == number).to_numpy()
+    return np.asarray(same, dtype=np.bool_)
+
+
+def encode_labels(values: Sequence[str], schema: CohortSchema) -> NDArray[np.int64]:
+    """Return each record's class, (records,).
+
+    Raises:
+        DataError: a label the study does not know.
+    """
+    label = schema.label
+    mapping = label.map or {c: c for c in label.classes}
+    index = {c: i for i, c in enumerate(label.classes)}
+    lookup = {text: index[name] for text, name in mapping.items()}
+    codes = [lookup.get(v, lookup.get(_plain(v), -1)) for v in values]
+    if -1 in codes:
+        unknown = values[codes.index(-1)]
+        raise DataError(
+            f"label {unknown!r} in column {label.column!r} (record {codes.index(-1) + 1}) "
+            f"is not one the study knows ({', '.join(sorted(lookup))})",
+            remedy="add it to cohort.label.map, or mend the record",
+        )
+    return np.asarray(codes, dtype=np.int64)
+
+
+def _plain(text: str) -> str:
+    """Return '3' for '3.0': a table of numbers often writes whole ones so."""
+    return text[:-2] if text.endswith(".0") else text

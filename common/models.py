@@ -1,0 +1,209 @@
+"""The models a study may name. Each treats every record on its own, so that a patient can be bounded.
+
+Normalisation is by group (Wu and He 2018), never by batch. A model knows the shape of one input
+(`input_shape`), which the privacy check uses to run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+import torchvision.models
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from common.errors import StudyError
+from common.params import Params, misfit
+from common.seeds import derive
+from common.study import ModelSpec, Study
+
+Shape = tuple[int, ...]
+
+
+class Classifier(nn.Module):
+    """A body that maps inputs to logits, (records, classes), and the shape of one input.
+
+    Args:
+        body: The layers.
+        input_shape: Shape of one record: (features,) or (channels, height, width).
+    """
+
+    def __init__(self, body: nn.Module, *, input_shape: Shape) -> None:
+        super().__init__()
+        self.body = body
+        self.input_shape = input_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of x: (records, *input_shape)."""
+        return cast(Tensor, self.body(x))
+
+
+def _logistic(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
+    layer = nn.Linear(_flat(shape), classes)
+    nn.init.zeros_(layer.weight)  # convex: every start ends at the same place, this one unbiased
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def _mlp(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
+    widths = [_flat(shape), *spec.hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+def _conv4(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
+    """Four blocks of convolution, group norm, ReLU, pooling (Vinyals et al. 2016, with group norm)."""
+    channels, height, width = _image(spec, shape)
+    if min(height, width) < 16:
+        raise StudyError(
+            f"model.name is 'conv4' but images are {height}x{width}: four poolings need 16 pixels",
+            remedy="use larger images (cohort.image.size) or model.name = 'logistic' or 'mlp'",
+        )
+    blocks: list[nn.Module] = []
+    for before in (channels, spec.width, spec.width, spec.width):
+        blocks += [
+            nn.Conv2d(before, spec.width, kernel_size=3, padding=1),
+            nn.GroupNorm(_groups(spec.width), spec.width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+    features = spec.width * (height // 16) * (width // 16)
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, classes))
+
+
+def _resnet18(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
+    """torchvision's ResNet-18 with group norm, and its first layer for the study's channels."""
+    channels, _, _ = _image(spec, shape)
+    net = torchvision.models.resnet18(
+        num_classes=classes, norm_layer=lambda c: nn.GroupNorm(_groups(c), c)
+    )
+    net.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    for module in net.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # Opacus's hooks need the layer's input as it was
+    return cast(nn.Module, net)
+
+
+MODELS: dict[str, Callable[[ModelSpec, Shape, int], nn.Module]] = {
+    "logistic": _logistic,
+    "mlp": _mlp,
+    "conv4": _conv4,
+    "resnet18": _resnet18,
+}
+
+
+def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classifier:
+    """Build the model a study names, with its initial weights.
+
+    Args:
+        study: Says the model, the shape of an input and the classes.
+        seed: Of the random initial weights. Everything else's random state stays as it was.
+        folder: Where a weights file that the study names lies. Only who starts a run needs it: a
+            site receives the weights with its first round and leaves this out.
+
+    Raises:
+        StudyError: the model does not fit the input, or the weights file does not fit the model.
+    """
+    spec, shape = study.model, study.cohort.input_shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = MODELS[spec.name](spec, shape, len(study.cohort.label.classes))
+    model = Classifier(body, input_shape=shape)
+    if spec.weights is not None and folder is not None:
+        _load_weights(model, folder / spec.weights)
+    return model
+
+
+def initial_params(study: Study, *, seed: int, folder: Path | None = None) -> Params:
+    """Return the weights a run with this seed starts from; see `build`."""
+    return params_of(build(study, seed=derive(seed, "initial weights"), folder=folder))
+
+
+def params_of(model: nn.Module) -> Params:
+    """Return a copy of the model's trainable parameters, on the processor, by name."""
+    return {k: p.detach().cpu().clone() for k, p in model.named_parameters() if p.requires_grad}
+
+
+def load_params(model: nn.Module, params: Params) -> None:
+    """Write `params` into the model, wherever it lives."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(params[name])
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, *, chunk: int = 1024) -> Tensor:
+    """Return class probabilities, (records, classes), float64 on the processor, in chunks."""
+    device = next(model.parameters()).device
+    model.eval()
+    outputs = [model(piece.to(device)).double().softmax(1).cpu() for piece in x.split(chunk)]
+    model.train()
+    return torch.cat(outputs)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device a site names: 'auto', 'cpu', 'cuda' or 'cuda:0'.
+
+    Raises:
+        StudyError: the device does not exist on this machine.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    count = torch.cuda.device_count()
+    if device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < count):
+        return device
+    raise StudyError(
+        f"device is {name!r}, which this machine does not have ({count} CUDA devices)",
+        remedy="use 'auto', 'cpu', or 'cuda:N' with N below the number of devices",
+    )
+
+
+def _load_weights(model: Classifier, path: Path) -> None:
+    if not path.is_file():
+        raise StudyError(
+            f"model.weights is {str(path)!r}, and there is no such file",
+            remedy="give the path of a .safetensors file, or leave model.weights out",
+        )
+    try:
+        weights = load_file(path)
+    except Exception as error:  # safetensors raises its own type, without a public name
+        raise StudyError(
+            f"model.weights is {str(path)!r}, which is not a safetensors file ({error})",
+            remedy="save the weights with safetensors.torch.save_file",
+        ) from error
+    reason = misfit(weights, params_of(model))
+    if reason is not None:
+        raise StudyError(
+            f"model.weights is {str(path)!r}, which does not fit the model: {reason}",
+            remedy="use weights saved from the same model, input size and classes",
+        )
+    load_params(model, weights)
+
+
+def _flat(shape: Shape) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _groups(channels: int) -> int:
+    return max(g for g in range(1, min(32, channels // 2 or 1) + 1) if channels % g == 0)
+
+
+def _image(spec: ModelSpec, shape: Shape) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise StudyError(
+            f"model.name is {spec.name!r}, which needs images, but the cohort is a table",
+            remedy="use model.name = 'logistic' or 'mlp', or a cohort of images",
+        )
+    return shape[0], shape[1], shape[2]

@@ -1,0 +1,172 @@
+"""A study compiled: every number of the promise fixed, and the digest that stands for all of it.
+
+The plan is what a hospital approves. It fixes sigma, the sampling rate, the steps and the rounds
+before anybody's data is read, so its epsilon is known beforehand and no result can change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from common.errors import StudyError
+from common.privacy import accounting
+from common.privacy.events import Event, PoissonGaussian, gaussian
+from common.schema import dump_toml, read_toml
+from common.study import Study, parse_study
+
+DIGEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with its noise fixed.
+
+    Attributes:
+        study: The rules.
+        sigma: Noise multiplier of each training step; 0 where the study is not private.
+        evaluation_sigma: Standard deviation of the noise in each cell of an evaluation histogram.
+    """
+
+    study: Study
+    sigma: float
+    evaluation_sigma: float
+
+    @property
+    def private(self) -> bool:
+        """Whether the study promises anything."""
+        return self.study.privacy is not None
+
+    @property
+    def clip(self) -> float:
+        """C, or infinity where the study is not private."""
+        return math.inf if self.study.privacy is None else self.study.privacy.clip
+
+    @property
+    def delta(self) -> float:
+        """Delta of the promise; 0 where there is none."""
+        return 0.0 if self.study.privacy is None else self.study.privacy.delta
+
+    @property
+    def steps(self) -> int:
+        """Private steps of one hospital in the whole run: local steps times rounds."""
+        return self.study.learner.local_steps * self.study.rounds.count
+
+    @property
+    def histograms(self) -> int:
+        """Histograms in one evaluation: one for two classes, else one a class against the rest."""
+        classes = len(self.study.cohort.label.classes)
+        return 1 if classes == 2 else classes
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the rules and the compiled noise; the simulation is not in it."""
+        content = {
+            "version": DIGEST_VERSION,
+            "rules": self.study.rules(),
+            "sigma": self.sigma,
+            "evaluation_sigma": self.evaluation_sigma,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def denominator(self, declared: int) -> float:
+        """Return D = q * declared * train fraction: the public divisor of a step's sum."""
+        rules = self.study
+        return rules.learner.sampling_rate * declared * rules.cohort.train_fraction
+
+    def training_price(self, *, rounds: int = 1) -> Event:
+        """Return what the weight deltas of `rounds` rounds cost a training patient."""
+        return gaussian(
+            sigma=self.sigma,
+            sampling_rate=self.study.learner.sampling_rate,
+            count=self.study.learner.local_steps * rounds,
+            part="train",
+        )
+
+    def evaluation_price(self) -> Event:
+        """Return what the evaluation costs a holdout patient: one query for each histogram.
+
+        A patient has unit mass in each histogram, hence the count and not a larger sensitivity.
+        """
+        return gaussian(sigma=self.evaluation_sigma, count=self.histograms, part="holdout")
+
+    def epsilon_after(self, rounds: int) -> float:
+        """Return what a training patient has spent after that many rounds."""
+        if rounds == 0:
+            return 0.0
+        return accounting.epsilon([self.training_price(rounds=rounds)], delta=self.delta)
+
+    @cached_property
+    def epsilon(self) -> float:
+        """Return what one patient spends in the whole run: training and evaluation in parallel."""
+        prices = [self.training_price(rounds=self.study.rounds.count), self.evaluation_price()]
+        return accounting.epsilon(prices, delta=self.delta)
+
+
+def compile_study(study: Study) -> Plan:
+    """Fix the noise of a study.
+
+    Raises:
+        StudyError: the target epsilon cannot be met.
+    """
+    privacy = study.privacy
+    if privacy is None:
+        return Plan(study=study, sigma=0.0, evaluation_sigma=0.0)
+    sigma = privacy.sigma if privacy.epsilon is None else _training_sigma(study, privacy.epsilon)
+    assert sigma is not None  # PrivacySpec holds one of the two
+    draft = Plan(study=study, sigma=sigma, evaluation_sigma=1.0)
+    target = study.evaluation.epsilon or privacy.epsilon or draft.epsilon_after(study.rounds.count)
+    evaluation_sigma = accounting.calibrate_sigma(
+        target_epsilon=target,
+        delta=privacy.delta,
+        price=lambda s: PoissonGaussian(s, 1.0, draft.histograms, "holdout"),
+    )
+    return Plan(study=study, sigma=sigma, evaluation_sigma=evaluation_sigma)
+
+
+def _training_sigma(study: Study, target: float) -> float:
+    assert study.privacy is not None
+    steps = study.learner.local_steps * study.rounds.count
+    return accounting.calibrate_sigma(
+        target_epsilon=target,
+        delta=study.privacy.delta,
+        price=lambda s: PoissonGaussian(s, study.learner.sampling_rate, steps, "train"),
+    )
+
+
+def write_plan(plan: Plan, folder: Path) -> Path:
+    """Write the plan, named by its digest, as a site keeps it once approved; return the file."""
+    path = folder / f"{plan.digest}.toml"
+    noise = {"sigma": plan.sigma, "evaluation_sigma": plan.evaluation_sigma}
+    path.write_text(dump_toml({**plan.study.rules(), "compiled": noise}), encoding="utf-8")
+    return path
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan that `write_plan` wrote, and hold it to its name.
+
+    Raises:
+        StudyError: the file is missing or malformed, or its content is not what its name says.
+    """
+    values: dict[str, Any] = read_toml(path, what="plan")
+    noise = values.pop("compiled", {})
+    try:
+        sigma, evaluation_sigma = float(noise["sigma"]), float(noise["evaluation_sigma"])
+    except (KeyError, TypeError, ValueError):
+        raise StudyError(
+            f"plan file {str(path)!r} has no readable [compiled] table",
+            remedy="compile the study again",
+        ) from None
+    plan = Plan(parse_study(values, origin=str(path)), sigma, evaluation_sigma)
+    if plan.digest != path.stem:
+        raise StudyError(
+            f"plan file {str(path)!r} does not hold the study of that digest ({plan.digest[:12]}...)",
+            remedy="compile the study again; do not edit an approved plan",
+        )
+    return plan

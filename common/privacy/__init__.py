@@ -1,0 +1,1 @@
+"""Differential privacy: mechanisms as data, their accounting, and the engine that adds the noise."""

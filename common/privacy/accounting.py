@@ -1,0 +1,160 @@
+"""What a list of events costs a patient: epsilon by privacy loss distributions (PLD).
+
+Guarantees
+    Two data sets are neighbours if one has one patient more (add/remove). The figure is an upper
+    bound: dp-accounting discretises the privacy loss pessimistically. (Koskela et al. 2020;
+    Doroshenko et al. 2022, "Connect the dots".)
+
+    Events on the training part and on the holdout part touch different patients: the split is a
+    keyed hash of the patient's own id, so one patient more or less changes one part only and leaves
+    the other as it was. The parts therefore compose in parallel, and a patient's epsilon is the
+    larger of the two (McSherry 2009, theorem 4). Events on the same part compose.
+
+    ==========================  ==========================================
+    events                      epsilon
+    ==========================  ==========================================
+    none                        0
+    any `Unprotected`           infinity
+    delta = 0                   infinity (a Gaussian has no pure epsilon)
+    ==========================  ==========================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+import dp_accounting
+from dp_accounting import pld
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from common.errors import StudyError
+from common.privacy.events import Event, PoissonGaussian, Unprotected, merge
+
+ACCOUNTANT = "PLD (dp-accounting)"
+ADJACENCY = "add/remove one patient"
+UNIT = "patient"
+
+_SIGMA_STEP = 1e-3  # sigma is rounded up to a multiple, so that a digest survives float noise
+SIGMA_MIN = 0.1  # below it a single release costs epsilon in the hundreds: nothing worth a price
+_SIGMA_MAX = 1e4
+
+
+def epsilon(events: Iterable[Event], *, delta: float) -> float:
+    """Return what the events cost one patient, parts in parallel.
+
+    Args:
+        events: Everything released about the cohort.
+        delta: The probability with which the bound may fail, in [0, 1).
+
+    Returns:
+        Epsilon of (epsilon, delta)-differential privacy; 0 for no events, infinity where any
+        event is unprotected.
+
+    >>> from common.privacy.events import gaussian
+    >>> round(epsilon([gaussian(sigma=1.0, sampling_rate=.05, count=500, part="train")],
+    ...               delta=5e-5), 2)
+    6.8
+    """
+    if not 0 <= delta < 1:
+        raise ValueError(f"delta is {delta}; use a number in [0, 1)")
+    merged = merge(events)
+    parts = {event.part for event in merged}
+    return max((_part_epsilon(tuple(e for e in merged if e.part == p), delta) for p in parts),
+               default=0.0)
+
+
+@lru_cache(maxsize=4096)
+def _part_epsilon(events: tuple[Event, ...], delta: float) -> float:
+    if delta == 0 or any(isinstance(e, Unprotected) for e in events):
+        return math.inf
+    accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    for event in events:
+        accountant.compose(event.to_dp_event())
+    return float(accountant.get_epsilon(delta))
+
+
+def calibrate_sigma(
+    *, target_epsilon: float, delta: float, price: Callable[[float], PoissonGaussian]
+) -> float:
+    """Return the smallest sigma of at least 0.1, in steps of 0.001, that meets the target.
+
+    The search asks the accountant at every step; a closed formula only chooses where it starts.
+
+    Args:
+        target_epsilon: The epsilon to meet, above 0.
+        delta: As in `epsilon`, above 0.
+        price: Maps a sigma to the event it would make.
+
+    Raises:
+        StudyError: no sigma up to 10,000 meets the target.
+    """
+
+    def cost(steps: int) -> float:
+        return epsilon([price(steps * _SIGMA_STEP)], delta=delta)
+
+    low, high = _bracket(cost, start=_start(price(1.0), target_epsilon, delta), target=target_epsilon)
+    while high - low > 1:  # whole steps of sigma: no float drift
+        share = math.log(cost(low) / target_epsilon) / math.log(cost(low) / cost(high))
+        guess = round(low * (high / low) ** share)
+        guess += 1 if guess - low > high - guess else -1  # so that the far end closes in too
+        middle = min(max(guess, low + 1), high - 1)
+        low, high = (low, middle) if cost(middle) <= target_epsilon else (middle, high)
+    return round(high * _SIGMA_STEP, 3)
+
+
+def _bracket(cost: Callable[[int], float], *, start: int, target: float) -> tuple[int, int]:
+    """Return (low, high) in steps: low costs more than the target, high at most the target."""
+    edge, width = start, max(1, start // 200)
+    if cost(start) > target:
+        while cost(edge) > target:
+            low, edge, width = edge, edge + width, 2 * width
+            if edge * _SIGMA_STEP > _SIGMA_MAX:
+                raise StudyError(
+                    f"privacy.epsilon is {target}: no noise up to sigma {_SIGMA_MAX:g} reaches it",
+                    remedy="raise privacy.epsilon, or lower rounds.count or learner.local_steps",
+                )
+        return low, edge
+    floor = round(SIGMA_MIN / _SIGMA_STEP)
+    high = edge
+    while edge > floor and cost(edge) <= target:
+        high, edge, width = edge, max(floor, edge - width), 2 * width
+    return (edge, high) if cost(edge) > target else (floor - 1, floor)
+
+
+def _start(unit: PoissonGaussian, target: float, delta: float) -> int:
+    """Guess sigma in steps from the central-limit formula of Gaussian DP (Bu et al. 2020).
+
+    The formula understates epsilon where few steps are sampled, so it never prices anything here.
+    """
+
+    def excess(log_sigma: float) -> float:
+        inverse_square = math.exp(-2 * log_sigma)
+        if unit.sampling_rate < 1:
+            inverse_square = unit.sampling_rate**2 * math.expm1(min(inverse_square, 700.0))
+        mu = math.sqrt(unit.count * inverse_square)
+        above = norm.cdf(mu / 2 - target / mu)
+        return float(above - math.exp(min(target, 700.0)) * norm.cdf(-mu / 2 - target / mu) - delta)
+
+    low, high = math.log(SIGMA_MIN), math.log(_SIGMA_MAX)
+    if excess(low) <= 0:
+        return round(SIGMA_MIN / _SIGMA_STEP)
+    if excess(high) >= 0:
+        return round(_SIGMA_MAX / _SIGMA_STEP)
+    return round(math.exp(brentq(excess, low, high)) / _SIGMA_STEP)
+
+
+def delta_limit(declared: int) -> float:
+    """Return the largest delta that a cohort of `declared` patients accepts: 1 / (10 declared).
+
+    >>> delta_limit(200)
+    0.0005
+    """
+    return 1.0 / (10 * declared)
+
+
+def is_subsampled(event: Event) -> bool:
+    """Tell whether the event's amplification rests on a secret Poisson sample."""
+    return isinstance(event, PoissonGaussian) and event.sampling_rate < 1

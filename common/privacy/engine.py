@@ -1,0 +1,238 @@
+"""The private step: Poisson-sampled patients, one clip a patient, Gaussian noise, no private counts.
+
+Guarantees
+    Let B be a Poisson sample of patients (each in with probability q, independently) and, for a
+    patient j in B, let r_j be at most k of the patient's records. Per record the gradient comes from
+    Opacus; a record whose gradient holds a NaN or an infinity counts as zero. Per patient:
+
+        g_j = mean of the gradients over r_j,      c_j = g_j * min(1, C / |g_j|)
+
+    so |c_j| <= C whatever the patient's rows are and however many: neighbouring data sets (one patient
+    more or less) have clipped sums that differ by at most C in the Euclidean norm. Adding
+    N(0, (sigma C)^2 I) makes the sum one Poisson-subsampled Gaussian mechanism with noise multiplier
+    sigma (Abadi et al. 2016; patients as units by sampling users, arXiv 2407.07737). An empty sample
+    still adds noise and still counts. The divisor is a public constant, never the size of B.
+
+    ======================================  ==================================
+    a patient's rows                        change of the clipped sum
+    ======================================  ==================================
+    normal, repeated 100 times              at most C
+    NaN, infinity                           0 from those records
+    1e6 times too large                     at most C
+    no patient sampled                      0; noise is added all the same
+    ======================================  ==================================
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+
+import opacus.accountants
+import torch
+import torch.nn.functional as F
+from opacus.grad_sample import GradSampleModule
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+
+from common.cohort.parts import Part
+from common.errors import StudyError
+from common.params import Params, unflatten
+from common.privacy.events import Event, PoissonGaussian
+from common.privacy.noise import Source
+
+# Opacus hooks every layer; that the first one's input is data and needs no gradient is as it should be.
+warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are computed")
+
+_CHUNK_VALUES = 2**25  # per-sample gradients held at once: 128 MB of float32
+
+
+class PrivateModel:
+    """A model that yields clipped sums of per-patient gradients, through Opacus's hooks.
+
+    Args:
+        model: A module whose outputs are class logits, (records, classes).
+
+    Raises:
+        StudyError: a layer mixes the patients of a batch, or Opacus has no gradient rule for it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        check_compatible(model)
+        self._module = GradSampleModule(model, loss_reduction="sum")
+        self._names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._size = sum(p.numel() for p in self._parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self._parameters[0].device
+
+    def clipped_sum(self, params: Params, batch: Part, *, clip: float) -> Params:
+        """Return the sum over patients of their clipped mean gradients of the cross-entropy.
+
+        Args:
+            params: Where to take the gradient.
+            batch: The sampled patients with at most k records each; may be empty.
+            clip: C, the bound of a patient's gradient in Euclidean norm; infinity for none.
+
+        Returns:
+            The sum, float32, shaped as `params`.
+        """
+        self._load(params)
+        total = torch.zeros(self._size, dtype=torch.float32, device=self.device)
+        for chunk in _chunks(batch, max(1, _CHUNK_VALUES // self._size)):
+            total += clip_rows(self._patient_gradients(chunk), clip=clip).sum(dim=0)
+        like = {name: params[name] for name in self._names}
+        return unflatten(total, like)
+
+    def _patient_gradients(self, batch: Part) -> Tensor:
+        """Return each patient's mean gradient, (patients, parameters), non-finite records zeroed."""
+        self._module.zero_grad(set_to_none=True)
+        logits = self._module(batch.x.to(self.device))
+        F.cross_entropy(logits, batch.y.to(self.device), reduction="sum").backward()
+        rows = torch.cat([_grad_sample(p).flatten(1) for p in self._parameters], dim=1)
+        finite = torch.isfinite(rows).all(dim=1, keepdim=True)
+        rows = torch.where(finite, rows, torch.zeros_like(rows))
+        weights = batch.weights().to(rows)
+        means = torch.zeros(batch.patients, rows.shape[1], dtype=rows.dtype, device=rows.device)
+        means.index_add_(0, batch.patient.to(rows.device), rows * weights[:, None])
+        self._module.zero_grad(set_to_none=True)
+        return means
+
+    def _load(self, params: Params) -> None:
+        with torch.no_grad():
+            for name, parameter in zip(self._names, self._parameters, strict=True):
+                parameter.copy_(params[name])
+
+
+def _grad_sample(parameter: nn.Parameter) -> Tensor:
+    value: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # Opacus keeps it here
+    return value.detach()
+
+
+def clip_rows(rows: Tensor, *, clip: float) -> Tensor:
+    """Scale each row down to Euclidean norm `clip` where it is longer.
+
+    A row whose norm overflows becomes zero. The bound holds after rounding too: the factor leaves a
+    margin of one part in a million, above the rounding error of a float32 product.
+
+    >>> clip_rows(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), clip=1.0).norm(dim=1).round(decimals=3)
+    tensor([1.0000, 0.5000])
+    """
+    if math.isinf(clip):
+        return rows
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    factors = torch.where(norms > clip, clip * (1 - 1e-6) / norms, torch.ones_like(norms))
+    return rows * torch.where(torch.isfinite(norms), factors, 0.0).to(rows.dtype)
+
+
+def sample_patients(part: Part, source: Source, *, rate: float, max_records: int) -> Part:
+    """Draw the patients of one step: each with probability `rate`, at most `max_records` records.
+
+    Args:
+        part: The patients to draw from.
+        source: The stream that decides; secret at a real site.
+        rate: q in (0, 1]; 1 takes everybody.
+        max_records: k; the records of a patient who has more are drawn without replacement.
+    """
+    chosen = source.uniform(part.patients) < rate  # rate 1 takes all: uniforms are below 1
+    keep = torch.from_numpy(chosen)[part.patient]
+    records = torch.nonzero(keep).reshape(-1)
+    if max_records < part.x.shape[0]:
+        order = torch.from_numpy(source.uniform(records.numel()))
+        records = _first_of_each(part.patient[records], order, records, max_records)
+    return part.select(records)
+
+
+def _first_of_each(patient: Tensor, order: Tensor, records: Tensor, k: int) -> Tensor:
+    """Return, of each patient, the k records that come first in `order`, in their old sequence."""
+    shuffled = torch.argsort(order)
+    by_patient = shuffled[torch.argsort(patient[shuffled], stable=True)]
+    grouped = patient[by_patient]
+    starts = torch.searchsorted(grouped, grouped)  # where the patient's own run begins
+    rank = torch.arange(grouped.numel()) - starts
+    return records[by_patient[rank < k]].sort().values
+
+
+def gaussian_noise(like: Params, source: Source, *, scale: float) -> Params:
+    """Return N(0, scale^2) for every value of `like`; exact zeros where scale is 0."""
+    size = sum(v.numel() for v in like.values())
+    if scale == 0:
+        return {k: torch.zeros_like(v) for k, v in like.items()}
+    vector = torch.from_numpy(scale * source.normal(size))
+    noise = unflatten(vector, like)
+    return {k: noise[k].to(dtype=v.dtype, device=v.device) for k, v in like.items()}
+
+
+def _chunks(batch: Part, records: int) -> Iterator[Part]:
+    """Cut a batch into pieces of about `records` records without parting a patient."""
+    if batch.patients == 0:
+        return
+    if batch.x.shape[0] <= records:
+        yield batch
+        return
+    sizes = torch.bincount(batch.patient, minlength=batch.patients)
+    piece = (torch.cumsum(sizes, 0) - sizes) // records
+    for number in torch.unique(piece[batch.patient]):
+        yield batch.select(torch.nonzero(piece[batch.patient] == number).reshape(-1))
+
+
+def check_compatible(model: nn.Module) -> None:
+    """Refuse a model under which one patient's output depends on another patient of the batch.
+
+    Opacus's validator knows the layers; a functional batch norm slips past it (sensitivity 5.5 C in
+    place of C), so the model is also run: a record's output must not change with its neighbours.
+
+    Raises:
+        StudyError: the model is not compatible, with the layer or the reason.
+    """
+    errors = ModuleValidator.validate(model, strict=False)
+    if errors:
+        raise StudyError(
+            f"model is not compatible with privacy per patient: {errors[0]}",
+            remedy="use group or layer normalisation in place of batch normalisation",
+        )
+    shape = getattr(model, "input_shape", None)
+    if shape is not None and _mixes_records(model, shape):
+        raise StudyError(
+            "model mixes the records of a batch: one patient's output changes with another's input",
+            remedy="remove batch statistics (functional batch norm, batch attention) from the model",
+        )
+
+
+def _mixes_records(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Run one record in two different companies, in training mode, under the same random state."""
+    generator = torch.Generator().manual_seed(0)
+    record, *others = (torch.randn(2, *shape, generator=generator) for _ in range(3))
+    device = next(model.parameters()).device
+    was_training, outputs = model.training, []
+    model.train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for other in others:
+            torch.manual_seed(0)
+            outputs.append(model(torch.cat([record, 9 * other]).to(device))[:2])
+    model.train(was_training)
+    return not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+
+
+def prv_epsilon(events: list[Event], *, delta: float, error: float = 0.01) -> float:
+    """Return Opacus's epsilon for the same events, by its PRV accountant, as a cross-check.
+
+    Args:
+        events: Events on one part.
+        delta: As in `accounting.epsilon`.
+        error: The accountant's stated error of epsilon (Gopi et al. 2021).
+    """
+    accountant = opacus.accountants.PRVAccountant()
+    for event in events:
+        if not isinstance(event, PoissonGaussian):
+            return math.inf
+        accountant.history.append((event.sigma, event.sampling_rate, event.count))
+    if not accountant.history:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of its own grid; the error is stated above
+        return float(accountant.get_epsilon(delta, eps_error=error))

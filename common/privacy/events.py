@@ -1,0 +1,113 @@
+"""Mechanisms as data: what was done to patients, so that an accountant can price it.
+
+A stored event never changes meaning. A new mechanism is a new kind; an unknown kind is refused
+(after dp_accounting's `DpEvent`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import dp_accounting
+
+from common.errors import GrandroundsError
+
+Part = Literal["train", "holdout"]
+
+
+@dataclass(frozen=True)
+class PoissonGaussian:
+    """`count` sums over a Poisson sample of patients, each clipped to C, plus N(0, (sigma C)^2).
+
+    `sampling_rate` 1 is the plain Gaussian mechanism on all patients of the part.
+    """
+
+    sigma: float
+    sampling_rate: float
+    count: int
+    part: Part
+
+    def to_dp_event(self) -> dp_accounting.DpEvent:
+        """Return the event as dp-accounting knows it."""
+        event = dp_accounting.GaussianDpEvent(self.sigma)
+        if self.sampling_rate < 1.0:
+            event = dp_accounting.PoissonSampledDpEvent(self.sampling_rate, event)
+        return dp_accounting.SelfComposedDpEvent(event, self.count)
+
+
+@dataclass(frozen=True)
+class Unprotected:
+    """A value computed from patients without noise: its epsilon is infinite."""
+
+    part: Part
+    count: int = 1
+
+    def to_dp_event(self) -> dp_accounting.DpEvent:
+        """Return dp-accounting's non-private event."""
+        return dp_accounting.NonPrivateDpEvent()
+
+
+Event = PoissonGaussian | Unprotected
+
+_KINDS: dict[str, type[PoissonGaussian] | type[Unprotected]] = {
+    "poisson_gaussian": PoissonGaussian,
+    "unprotected": Unprotected,
+}
+_NAMES = {cls: name for name, cls in _KINDS.items()}
+
+
+def gaussian(*, sigma: float, count: int, part: Part, sampling_rate: float = 1.0) -> Event:
+    """Return the event of `count` Gaussian releases; sigma 0 is no protection at all.
+
+    >>> gaussian(sigma=0.0, count=3, part="train")
+    Unprotected(part='train', count=3)
+    """
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"sigma is {sigma}; use a finite number of at least 0")
+    if not 0 < sampling_rate <= 1:
+        raise ValueError(f"sampling_rate is {sampling_rate}; use a number above 0 and at most 1")
+    if sigma == 0:
+        return Unprotected(part=part, count=count)
+    return PoissonGaussian(sigma=sigma, sampling_rate=sampling_rate, count=count, part=part)
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Return the event as plain values with its kind.
+
+    >>> to_json(gaussian(sigma=2.0, count=5, part="train"))["kind"]
+    'poisson_gaussian'
+    """
+    return {"kind": _NAMES[type(event)], **asdict(event)}
+
+
+def from_json(value: Mapping[str, Any]) -> Event:
+    """Return the event that `to_json` wrote.
+
+    Raises:
+        GrandroundsError: the kind is unknown: a price that cannot be read is no price.
+    """
+    fields = dict(value)
+    kind = fields.pop("kind", None)
+    if kind not in _KINDS:
+        raise GrandroundsError(
+            f"unknown privacy event kind {kind!r}",
+            remedy="read this ledger with the version of grandrounds that wrote it, or a later one",
+        )
+    return _KINDS[kind](**fields)
+
+
+def merge(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Add up the counts of like events, in a stable order: composition does not mind the order.
+
+    >>> merge([gaussian(sigma=2.0, count=5, part="train")] * 3)[0].count
+    15
+    """
+    counts: dict[Event, int] = {}
+    for event in events:
+        like = replace(event, count=1)
+        counts[like] = counts.get(like, 0) + event.count
+    merged = [replace(like, count=n) for like, n in counts.items()]
+    return tuple(sorted(merged, key=lambda e: str(to_json(e))))

@@ -1,0 +1,1 @@
+"""The coordinator's side: the round loop, aggregation, checkpoints and the run store."""

@@ -1,0 +1,131 @@
+"""The hospitals of a simulation: real ones in files of their own, or a public data set cut up.
+
+The partition of 'breast_cancer', for a seed. Patients of each outcome are shuffled; each hospital in
+turn takes its number of malignant and benign ones, so no patient is in two. Features fall into four
+groups that one instrument measures (size; texture; shape; surface). For each hospital, each group
+gets a gain exp(gain * z) and an offset (offset * z, in units of the feature's scale), and each
+measurement an independent error whose size is drawn for the hospital from `repeat`. Values are not
+negative. Sizes, case mix and errors are chosen; the patients and their outcomes are real.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common.errors import DataError, StudyError
+from common.files import write_atomic
+from common.scenario import Partition, Simulation
+from common.study import Study
+
+# Which of the ten measurements one instrument makes: size, texture, shape, surface.
+_GROUPS = np.array([0, 1, 0, 0, 3, 2, 2, 2, 3, 3])
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """A hospital of a simulation: where its patients are and how many it declares."""
+
+    name: str
+    path: Path
+    declared: int
+
+
+def hospitals_of(
+    study: Study, scenario: Simulation, *, data: Path | None, folder: Path, seed: int
+) -> list[Hospital]:
+    """Return a seed's hospitals in the order of their names, writing files where it must.
+
+    Args:
+        study: Its cohort says how features are scaled.
+        scenario: Its simulation table.
+        data: The data folder, for hospitals with files of their own.
+        folder: Where the files of a partition are written.
+        seed: Of the partition.
+
+    Raises:
+        StudyError: the data folder is needed and not given, or the partition takes more patients
+            than there are.
+        DataError: a hospital's file is not there.
+    """
+    if scenario.partition is not None:
+        return _partition(study, scenario.partition, folder / f"seed-{seed}", seed)
+    if data is None:
+        raise StudyError(
+            f"study {study.name!r} reads hospitals' files, and no data folder is given",
+            remedy="give --data DIR, or set GRANDROUNDS_DATA",
+        )
+    found = []
+    for name, site in sorted(scenario.sites.items()):
+        path = (data / site.path).resolve()
+        if not path.is_file():
+            raise DataError(
+                f"hospital {name!r}: {str(path)!r} does not exist",
+                remedy="check --data, GRANDROUNDS_DATA and simulation.sites",
+            )
+        found.append(Hospital(name, path, site.declared))
+    return found
+
+
+def _partition(study: Study, partition: Partition, folder: Path, seed: int) -> list[Hospital]:
+    table = _breast_cancer()
+    scales = {f.name: f.scale or 1.0 for f in study.cohort.features}
+    names = [c for c in table.columns if c in scales]
+    rng = np.random.default_rng([1995, seed])
+    is_positive = (table["diagnosis"] == "malignant").to_numpy()
+    positives = rng.permutation(np.flatnonzero(is_positive))
+    negatives = rng.permutation(np.flatnonzero(~is_positive))
+    _enough(partition, len(positives), len(negatives))
+    folder.mkdir(parents=True, exist_ok=True)
+    hospitals = []
+    for site in partition.hospitals:
+        chosen = [positives[: site.positives], negatives[: site.patients - site.positives]]
+        positives = positives[site.positives :]
+        negatives = negatives[site.patients - site.positives :]
+        rows = table.iloc[np.sort(np.concatenate(chosen))].copy()
+        scale = np.array([scales[n] for n in names])
+        rows[names] = _measured(rows[names].to_numpy(), scale, partition, rng)
+        path = folder / f"{site.name}.csv"
+        write_atomic(path, rows.to_csv(index=False, float_format="%.6g"))
+        hospitals.append(Hospital(site.name, path, site.declared))
+    return sorted(hospitals, key=lambda h: h.name)
+
+
+def _measured(
+    values: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    partition: Partition,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return what this hospital's instruments would have read, (patients, features)."""
+    gain = np.exp(partition.gain * rng.standard_normal(4))[_GROUPS]
+    offset = (partition.offset * rng.standard_normal(4))[_GROUPS]
+    error = rng.uniform(*partition.repeat) * rng.standard_normal(values.shape)
+    return np.maximum(gain * values + (offset + error) * scale, 0.0)
+
+
+def _breast_cancer() -> pd.DataFrame:
+    """Return the Wisconsin data: patient, the ten mean measurements, diagnosis."""
+    from sklearn.datasets import load_breast_cancer  # 0.4 s, and only this partition needs it
+
+    bunch = load_breast_cancer()
+    names = [str(n).removeprefix("mean ").replace(" ", "_") for n in bunch.feature_names[:10]]
+    table = pd.DataFrame(bunch.data[:, :10], columns=names)
+    table.insert(0, "patient", [f"p{i:03d}" for i in range(len(table))])
+    table["diagnosis"] = np.where(bunch.target == 0, "malignant", "benign")
+    return table
+
+
+def _enough(partition: Partition, positives: int, negatives: int) -> None:
+    wanted = sum(h.positives for h in partition.hospitals)
+    others = sum(h.patients - h.positives for h in partition.hospitals)
+    if wanted > positives or others > negatives:
+        raise StudyError(
+            f"simulation.partition takes {wanted} positive and {others} negative patients; "
+            f"{partition.source} has {positives} and {negatives}",
+            remedy="lower the hospitals' patients or positives",
+        )

@@ -1,0 +1,274 @@
+"""A whole comparison: arms on the same hospitals, splits and seeds, into one run folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.policy import Policy
+from client.site import CohortConfig, Site, write_site
+from common.cohort.parts import Cohort
+from common.cohort.read import read_cohort
+from common.errors import RunError, StudyError
+from common.files import write_atomic
+from common.learners.types import State
+from common.models import build, initial_params
+from common.params import Params
+from common.plan import Plan, write_plan
+from common.scenario import FEDERATED, Arm, Simulation
+from common.schema import dump_toml
+from common.seeds import derive
+from common.study import Study
+from server.checkpoint import at_round, checkpoint_folder, curve_rounds, load_state
+from server.store import Store
+from simulations.arms import Result, evaluate, local, majority, plan_of, pooled, shared_and_adapted
+from simulations.engines import Engine, Job, open_engine
+from simulations.hospitals import Hospital, hospitals_of
+
+Say = Callable[[str], None]
+Curves = dict[str, list[tuple[int, float | None]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm did under one seed.
+
+    Attributes:
+        sites: Exact figures at each hospital.
+        params: The arm's shared weights, where it has some.
+        job: Its name in the run store, where it is federated.
+    """
+
+    sites: Mapping[str, Result]
+    params: Params | None = None
+    job: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a run made, before it is told.
+
+    Attributes:
+        plans: Arm -> its compiled study.
+        outcomes: Arm -> one outcome a seed.
+        hospitals: All of them, those left out included.
+        left_out: Hospital -> why.
+        patients: Hospital -> (training patients, holdout patients), first seed.
+        curves: Arm -> hospital -> (round, exact AUC of the shared model), first seed.
+    """
+
+    study: Study
+    main_arm: str
+    plans: Mapping[str, Plan]
+    outcomes: Mapping[str, list[Outcome]]
+    hospitals: list[Hospital]
+    left_out: Mapping[str, str]
+    patients: Mapping[str, tuple[int, int]]
+    curves: Mapping[str, Curves]
+
+
+def scenario_of(study: Study) -> Simulation:
+    """Return the study's simulation table.
+
+    Raises:
+        StudyError: it has none.
+    """
+    if study.simulation is None:
+        raise StudyError(
+            f"study {study.name!r} has no [simulation] table",
+            remedy="add one: which hospitals, which seeds, which arms",
+        )
+    return study.simulation
+
+
+def main_arm_of(study: Study) -> str:
+    """Return the arm the run is about: the study's own learner, or the first federated arm."""
+    scenario = scenario_of(study)
+    federated = [a for a in scenario.arms if scenario.arm_named(a).kind in FEDERATED]
+    if study.learner.name in federated:
+        return study.learner.name
+    return federated[0] if federated else scenario.arms[0]
+
+
+def prepare(study: Study, run_dir: Path, *, weights_from: Path | None = None) -> None:
+    """Make the run folder with everything that a resumed run needs.
+
+    Raises:
+        RunError: the folder holds another run.
+    """
+    text = dump_toml(study.model_dump(mode="json"))
+    if (run_dir / "study.toml").exists():
+        raise RunError(
+            f"run folder {str(run_dir)!r} already holds a run",
+            remedy="resume it with --resume, or give --out another folder",
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if study.model.weights is not None and weights_from is not None:
+        shutil.copyfile(weights_from / study.model.weights, run_dir / study.model.weights)
+    write_atomic(run_dir / "study.toml", text)
+
+
+def compare(study: Study, run_dir: Path, *, data: Path | None, engine: str, say: Say) -> Comparison:
+    """Run every arm under every seed; what a run folder already holds is not run again.
+
+    Args:
+        study: With its simulation table as the run is to be.
+        run_dir: As `prepare` made it.
+        data: The data folder, where the study's hospitals have files of their own.
+        engine: See `simulations.engines`.
+        say: Told what happens, a line each.
+
+    Raises:
+        GrandroundsError: the study, the data or a run fails; the folder can be resumed.
+    """
+    scenario, main = scenario_of(study), main_arm_of(study)
+    arms = {name: scenario.arm_named(name) for name in scenario.arms}
+    plans = {name: plan_of(study, arm) for name, arm in arms.items()}
+    worlds = [
+        _world(study, scenario, run_dir, data, seed)
+        for seed in range(scenario.seed, scenario.seed + scenario.seeds)
+    ]
+    for name, reason in worlds[0].left_out.items():
+        say(f"{name} is {reason}")
+    outcomes: dict[str, list[Outcome]] = {}
+    with open_engine(engine, run_dir=run_dir) as run_job:
+        for name, arm in arms.items():
+            started = time.monotonic()
+            outcomes[name] = [_outcome(w, arm, name, plans[name], run_job) for w in worlds]
+            say(f"{name}: {len(worlds)} seed(s) in {time.monotonic() - started:.1f} s")
+    first = worlds[0]
+    return Comparison(
+        study=study,
+        main_arm=main,
+        plans=plans,
+        outcomes=outcomes,
+        hospitals=first.hospitals,
+        left_out=first.left_out,
+        patients={n: (c.train.patients, c.holdout.patients) for n, c in first.cohorts.items()},
+        curves={n: _curves(first, plans[n], o[0].job) for n, o in outcomes.items() if o[0].job},
+    )
+
+
+@dataclass(frozen=True)
+class _World:
+    """One seed's hospitals and patients."""
+
+    seed: int
+    run_dir: Path
+    scenario: Simulation
+    hospitals: list[Hospital]
+    left_out: dict[str, str]
+    cohorts: dict[str, Cohort]
+
+
+def _world(
+    study: Study, scenario: Simulation, run_dir: Path, data: Path | None, seed: int
+) -> _World:
+    folder = run_dir / "hospitals"
+    hospitals = hospitals_of(study, scenario, data=data, folder=folder, seed=seed)
+    least = study.cohort.min_declared
+    left_out = {
+        h.name: f"left out: declared {h.declared} is below the minimum of {least}"
+        for h in hospitals
+        if h.declared < least
+    }
+    if len(left_out) == len(hospitals):
+        largest = max(h.declared for h in hospitals)
+        raise StudyError(
+            f"cohort.min_declared is {least}, and the largest hospital declares {largest}: "
+            "nobody is left",
+            remedy="lower cohort.min_declared, or give larger hospitals",
+        )
+    cohorts = {
+        h.name: read_cohort(_site(Path(), h, scenario, seed).source, study.cohort)
+        for h in hospitals
+        if h.name not in left_out
+    }
+    return _World(seed, run_dir, scenario, hospitals, left_out, cohorts)
+
+
+def _outcome(world: _World, arm: Arm, name: str, plan: Plan, run_job: Engine) -> Outcome:
+    if arm.kind == "majority":
+        return Outcome(majority(world.cohorts, classes=len(plan.study.cohort.label.classes)))
+    if arm.kind in FEDERATED:
+        job = _job(world, name, plan)
+        params = _finished(job, plan) or _run(job, plan, run_job)
+        return Outcome(shared_and_adapted(plan, params, world.cohorts), params, job.name)
+    initial = initial_params(plan.study, seed=world.seed, folder=world.run_dir)
+    if arm.kind == "local":
+        return Outcome(local(plan, initial, world.cohorts, seed=world.seed))
+    params = pooled(plan, initial, world.cohorts, seed=world.seed)
+    return Outcome(shared_and_adapted(plan, params, world.cohorts), params)
+
+
+def _job(world: _World, arm: str, plan: Plan) -> Job:
+    """Write every hospital's folder, and the plan."""
+    name = f"{arm}-seed-{world.seed}"
+    sites_dir = world.run_dir / "sites" / name
+    for hospital in world.hospitals:
+        site = _site(sites_dir / hospital.name, hospital, world.scenario, world.seed)
+        policy = _policy(plan, world.seed)
+        write_site(site.folder, cohort=site.cohort, policy=policy, plans=[plan])
+    plans = world.run_dir / "plans"
+    plans.mkdir(exist_ok=True)
+    return Job(name, world.run_dir, write_plan(plan, plans), sites_dir, world.seed)
+
+
+def _site(folder: Path, hospital: Hospital, scenario: Simulation, seed: int) -> Site:
+    """Return a simulated hospital; its split key follows from the seed and is the same in all arms."""
+    halves = [derive(seed, hospital.name, "split key", i) for i in (0, 1)]
+    cohort = CohortConfig(
+        name=hospital.name,
+        path=hospital.path.resolve(),
+        declared=hospital.declared,
+        split_key="".join(f"{h:016x}" for h in halves),
+        split=scenario.split,
+    )
+    return Site(folder, cohort, Policy(epsilon=1.0, delta=0.0))
+
+
+def _policy(plan: Plan, seed: int) -> Policy:
+    """Return a simulated policy: seeded noise, and room for rounds repeated after a crash."""
+    return Policy(
+        epsilon=2 * plan.epsilon if plan.private else 1.0,
+        delta=plan.delta,
+        allow_unprotected=not plan.private,
+        noise_seed=derive(seed, "noise"),
+    )
+
+
+def _run(job: Job, plan: Plan, run_job: Engine) -> Params:
+    run_job(job)
+    params = _finished(job, plan)
+    if params is None:
+        raise RunError(f"job {job.name!r} ended without a result", remedy="resume the run")
+    return params
+
+
+def _finished(job: Job, plan: Plan) -> Params | None:
+    """Return the final weights of a job that ended well, else None."""
+    store = Store(job.run_dir)
+    row = store.job(job.name)
+    store.close()
+    if row is None or row["status"] != "finished":
+        return None
+    return _state(job.run_dir, job.name, plan, plan.study.rounds.count).params
+
+
+def _state(run_dir: Path, job: str, plan: Plan, number: int) -> State:
+    return load_state(at_round(checkpoint_folder(run_dir, job), number), digest=plan.digest)
+
+
+def _curves(world: _World, plan: Plan, job: str | None) -> Curves:
+    """Return the exact AUC of the shared model at each hospital, round by round."""
+    assert job is not None
+    model = build(plan.study)
+    curves: Curves = {name: [] for name in world.cohorts}
+    for number in sorted(curve_rounds(plan.study.rounds.count)):
+        params = _state(world.run_dir, job, plan, number).params
+        for name, cohort in world.cohorts.items():
+            curves[name].append((number, evaluate(model, params, cohort.holdout).auc))
+    return curves
