@@ -167,13 +167,13 @@ class Agent:
 
 def _key(request: Envelope) -> Key:
     header = request.header
-    key = Key(
-        header.get("digest"), header.get("run"), header.get("kind"), header.get("round")
-    )  # type: ignore[arg-type]  # checked on the next line
-    types_fit = all(isinstance(v, str) for v in key[:3]) and type(key.round) is int
-    if not types_fit or key.phase not in PHASES or not 0 < len(key.run) <= 128:
+    digest, run, phase = header.get("digest"), header.get("run"), header.get("kind")
+    number = header.get("round")
+    if not (isinstance(digest, str) and isinstance(run, str) and isinstance(phase, str)):
         raise Refused(Reason.MALFORMED)
-    return key
+    if type(number) is not int or phase not in PHASES or not 0 < len(run) <= 128:
+        raise Refused(Reason.MALFORMED)
+    return Key(digest, run, phase, number)
 
 
 def folder_transport(context: Context) -> Transport:

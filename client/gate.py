@@ -54,18 +54,19 @@ def release(asked: Release, *, ledger: Ledger, policy: Policy, declared: int) ->
     Raises:
         Refused: with one of a closed set of reasons, none of which depends on a patient.
     """
-    was_answered, stored = ledger.answered(asked.key)
-    if stored is not None:
-        return _reply(asked, stored, ledger.accounts())
-    if was_answered:
-        raise Refused(Reason.ALREADY_ANSWERED)
-    accounts = _with(ledger.accounts(), asked)
-    reason = policy.objection(
-        asked.plan, declared=declared, run=asked.key.run, accounts=accounts
-    )
-    if reason is not None:
-        raise Refused(reason)
-    entry = ledger.reserve(asked.key, delta=asked.plan.delta, events=asked.price)
+    with ledger.transaction():  # what the policy sees is what is charged, whoever else writes
+        was_answered, stored = ledger.answered(asked.key)
+        if stored is not None:
+            return _reply(asked, stored, ledger.accounts())
+        if was_answered:
+            raise Refused(Reason.ALREADY_ANSWERED)
+        accounts = _with(ledger.accounts(), asked)
+        reason = policy.objection(
+            asked.plan, declared=declared, run=asked.key.run, accounts=accounts
+        )
+        if reason is not None:
+            raise Refused(reason)
+        entry = ledger.reserve(asked.key, delta=asked.plan.delta, events=asked.price)
     value = asked.compute()
     wrong = misfit(value, asked.like)
     if wrong is not None:

@@ -20,8 +20,8 @@ from common.errors import SiteError
 from common.privacy.events import Event, from_json, merge, to_json
 
 _SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE entries (
+_SCHEMA = (
+    """CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
     at TEXT NOT NULL,
     digest TEXT NOT NULL,
@@ -32,9 +32,9 @@ CREATE TABLE entries (
     events TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('reserved', 'committed')),
     reply BLOB
-);
-CREATE INDEX entries_by_request ON entries (digest, run, phase, round);
-"""
+)""",
+    "CREATE INDEX entries_by_request ON entries (digest, run, phase, round)",
+)
 
 
 class Key(NamedTuple):
@@ -74,9 +74,10 @@ class Ledger:
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=30.0
             )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            self._migrate()
+            with self._closed_on_error():
+                self._migrate()
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
         except sqlite3.DatabaseError as error:
             raise SiteError(
                 f"ledger {str(path)!r} cannot be opened: {error}",
@@ -90,7 +91,7 @@ class Ledger:
     def reserve(self, key: Key, *, delta: float, events: Iterable[Event]) -> int:
         """Charge a release before it is computed; return the entry's number."""
         text = json.dumps([to_json(e) for e in events])
-        with self._transaction():
+        with self.transaction():
             cursor = self._db.execute(
                 "INSERT INTO entries (at, digest, run, phase, round, delta, events, state)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, 'reserved')",
@@ -101,7 +102,7 @@ class Ledger:
 
     def commit(self, entry: int, key: Key, reply: bytes) -> None:
         """Record the reply of a reserved entry, and drop the replies of the run's earlier rounds."""
-        with self._transaction():
+        with self.transaction():
             self._db.execute(
                 "UPDATE entries SET state = 'committed', reply = ? WHERE id = ?", (reply, entry)
             )
@@ -129,7 +130,14 @@ class Ledger:
         return [_account(digest, entries) for digest, entries in rows.items()]
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """Keep every other writer out until the block ends; what it wrote is then in the file.
+
+        Within another transaction it is a part of that one.
+        """
+        if self._db.in_transaction:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -138,15 +146,26 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._db.close()
+            raise
+
     def _migrate(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
-        elif version != _SCHEMA_VERSION:
-            raise SiteError(
-                f"ledger has version {version}, this program reads version {_SCHEMA_VERSION}",
-                remedy="use the version of grandrounds that wrote it, or a later one",
-            )
+        with self.transaction():  # two processes may open a new ledger at once
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            elif version != _SCHEMA_VERSION:
+                raise SiteError(
+                    f"ledger has version {version}, this program reads version {_SCHEMA_VERSION}",
+                    remedy="use the version of grandrounds that wrote it, or a later one",
+                )
 
 
 def _account(digest: str, entries: list[tuple[str, str, float]]) -> Account:

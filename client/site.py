@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -22,6 +23,8 @@ from common.errors import SiteError
 from common.files import write_atomic
 from common.plan import Plan, read_plan, write_plan
 from common.schema import Count, Name, Table, dump_toml, explain, read_toml
+
+T = TypeVar("T", bound=Table)
 
 
 class CohortConfig(Table):
@@ -88,13 +91,17 @@ def load_site(folder: Path) -> Site:
         raise SiteError(
             f"site folder {str(folder)!r} does not exist", remedy="check the path of the site"
         )
+    cohort = _read_table(folder / "cohort.toml", CohortConfig)
+    return Site(folder=folder, cohort=cohort, policy=_read_table(folder / "policy.toml", Policy))
+
+
+def _read_table(path: Path, table: type[T]) -> T:
+    values = read_toml(path, what=path.stem)
     try:
-        cohort = CohortConfig.model_validate(read_toml(folder / "cohort.toml", what="cohort"))
-        policy = Policy.model_validate(read_toml(folder / "policy.toml", what="policy"))
+        return table.model_validate(values)
     except ValidationError as error:
-        cause = explain(error, f"{folder}/{error.title}")
+        cause = explain(error, str(path))
         raise SiteError(cause.message, remedy=cause.remedy) from None
-    return Site(folder=folder, cohort=cohort, policy=policy)
 
 
 def write_site(folder: Path, *, cohort: CohortConfig, policy: Policy, plans: list[Plan]) -> Site:

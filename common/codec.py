@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import torch  # noqa: F401  (the doctest uses it)
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -26,7 +26,7 @@ def decode(data: bytes) -> Params:
     """
     try:
         tensors = load(data)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type torch lacks
         raise WireError(
             f"the message's tensors cannot be read: {error}",
             remedy="use the same version of grandrounds on both sides",

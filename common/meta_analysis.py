@@ -12,7 +12,8 @@ from scipy.special import expit, logit
 from scipy.stats import norm, t
 from statsmodels.stats.meta_analysis import combine_effects
 
-_EDGE = 1e-3  # an AUC of 0 or 1 has no logit; values are moved this far inside
+_EDGE = 5e-3  # an AUC of 0 or 1 has no logit; ends of intervals are moved this far inside
+_LEAST_SE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ def pool_auc(
 ) -> dict[str, float | int | str | None] | None:
     """Pool AUCs that come with intervals, on the logit scale (Snell et al., SMMR 2018).
 
-    The standard error on that scale is the length of the interval over twice the normal quantile.
+    On that scale a hospital counts with the middle of its interval, and with its length over twice
+    the normal quantile as standard error: an interval with noise in it can put the AUC itself at 1,
+    which has no logit, while its middle is where the evidence is.
     A hospital without an AUC, or whose interval is all of [0, 1], says nothing and is left out.
 
     Args:
@@ -165,15 +168,15 @@ def pool_auc(
     1
     """
     usable = [
-        (auc, low, high)
+        (low, high)
         for auc, low, high in zip(aucs, lows, highs, strict=True)
         if auc is not None and low is not None and high is not None and (low > 0 or high < 1)
     ]
     if not usable:
         return None
-    centre, low, high = logit(np.clip(np.array(usable, dtype=np.float64), _EDGE, 1 - _EDGE)).T
-    se = np.maximum((high - low) / (2 * norm.isf((1 - level) / 2)), _EDGE)
-    pooled = random_effects(centre.tolist(), (se**2).tolist(), level=level)
+    low, high = logit(np.clip(np.array(usable, dtype=np.float64), _EDGE, 1 - _EDGE)).T
+    se = np.maximum((high - low) / (2 * norm.isf((1 - level) / 2)), _LEAST_SE)
+    pooled = random_effects(((low + high) / 2).tolist(), (se**2).tolist(), level=level)
 
     def auc_of(value: float | None) -> float | None:
         return None if value is None else float(expit(value))

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from sklearn.metrics import roc_auc_score
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -92,7 +91,7 @@ def figures(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None =
     likelihood = np.clip(p[np.arange(len(y)), y], np.finfo(float).eps, 1.0)
     slope, intercept = _calibration(p[:, 1], truth[:, 1], w) if classes == 2 else (None, None)
     return Figures(
-        auc=_mean([_auc(p[:, c], truth[:, c], w) for c in ranked]),
+        auc=mean_auc(p, y, w),
         accuracy=float(w @ (choice == y)) / total,
         brier=float(w @ squared) / total,
         log_loss=float(w @ -np.log(likelihood)) / total,
@@ -102,6 +101,14 @@ def figures(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None =
         calibration_intercept=intercept,
         patients=total,
     )
+
+
+def mean_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | None:
+    """Return the `auc` of `figures` alone, many times faster; arguments as there."""
+    p, y, w = _checked(scores, labels, weights)
+    classes = p.shape[1]
+    ranked = range(1, classes) if classes == 2 else range(classes)
+    return _mean([auc(p[:, c], y == c, w) for c in ranked])
 
 
 def mean_figures(parts: Sequence[Figures], *, weighted: bool = False) -> Figures:
@@ -234,11 +241,30 @@ def _checked(
     return np.clip(np.nan_to_num(p, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0), y, w
 
 
-def _auc(score: Array, sick: Bools, w: Array) -> float | None:
-    """Area under the ROC curve, None with one class only."""
+def auc(score: Array, sick: Bools, w: Array) -> float | None:
+    """Area under the ROC curve: the weighted share of pairs in the right order, ties half.
+
+    One sort and two sums; learning curves ask for thousands, for which scikit-learn's checks of its
+    arguments took longer than the sort. Tests hold it to scikit-learn's.
+
+    Args:
+        score: (records,) higher means more likely ill.
+        sick: (records,) whether ill.
+        w: (records,) mass of each record.
+
+    Returns:
+        The area, None with one class only.
+
+    >>> auc(np.array([0.1, 0.4, 0.4]), np.array([False, False, True]), np.ones(3))
+    0.75
+    """
     if not (w[sick].sum() > 0 and w[~sick].sum() > 0):
         return None
-    return float(roc_auc_score(sick, score, sample_weight=w))
+    _, place = np.unique(score, return_inverse=True)
+    ill = np.bincount(place, weights=w * sick)
+    well = np.bincount(place, weights=w * ~sick)
+    right = ill @ (np.cumsum(well) - well / 2)
+    return float(right / (ill.sum() * well.sum()))
 
 
 def _share(event: Bools, w: Array) -> float | None:

@@ -1,4 +1,4 @@
-"""The models a study may name. Each treats every record on its own, so that a patient can be bounded.
+"""The models a study may name. Each treats every record on its own: a patient can be bounded.
 
 Normalisation is by group (Wu and He 2018), never by batch. A model knows the shape of one input
 (`input_shape`), which the privacy check uses to run it.
@@ -7,11 +7,11 @@ Normalisation is by group (Wu and He 2018), never by batch. A model knows the sh
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 import torch
-import torchvision.models
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -51,13 +51,13 @@ def _logistic(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
 def _mlp(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
     widths = [_flat(shape), *spec.hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
 def _conv4(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
-    """Four blocks of convolution, group norm, ReLU, pooling (Vinyals et al. 2016, with group norm)."""
+    """Four blocks of convolution, group norm, ReLU and pooling (after Vinyals et al. 2016)."""
     channels, height, width = _image(spec, shape)
     if min(height, width) < 16:
         raise StudyError(
@@ -68,7 +68,7 @@ def _conv4(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
     for before in (channels, spec.width, spec.width, spec.width):
         blocks += [
             nn.Conv2d(before, spec.width, kernel_size=3, padding=1),
-            nn.GroupNorm(_groups(spec.width), spec.width),
+            _group_norm(spec.width),
             nn.ReLU(),
             nn.MaxPool2d(2),
         ]
@@ -77,16 +77,9 @@ def _conv4(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
 
 
 def _resnet18(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
-    """torchvision's ResNet-18 with group norm, and its first layer for the study's channels."""
-    channels, _, _ = _image(spec, shape)
-    net = torchvision.models.resnet18(
-        num_classes=classes, norm_layer=lambda c: nn.GroupNorm(_groups(c), c)
-    )
-    net.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    for module in net.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # Opacus's hooks need the layer's input as it was
-    return cast(nn.Module, net)
+    from common.resnet import resnet18  # torchvision takes a second to import
+
+    return resnet18(channels=_image(spec, shape)[0], classes=classes, norm=_group_norm)
 
 
 MODELS: dict[str, Callable[[ModelSpec, Shape, int], nn.Module]] = {
@@ -141,7 +134,7 @@ def predict(model: nn.Module, x: Tensor, *, chunk: int = 1024) -> Tensor:
     """Return class probabilities, (records, classes), float64 on the processor, in chunks."""
     device = next(model.parameters()).device
     model.eval()
-    outputs = [model(piece.to(device)).double().softmax(1).cpu() for piece in x.split(chunk)]
+    outputs = [model(piece.to(device)).double().softmax(1).cpu() for piece in torch.split(x, chunk)]
     model.train()
     return torch.cat(outputs)
 
@@ -196,8 +189,10 @@ def _flat(shape: Shape) -> int:
     return int(torch.Size(shape).numel())
 
 
-def _groups(channels: int) -> int:
-    return max(g for g in range(1, min(32, channels // 2 or 1) + 1) if channels % g == 0)
+def _group_norm(channels: int) -> nn.Module:
+    """Return group normalisation with at most 32 groups, of at least two channels where it can."""
+    most = min(32, max(1, channels // 2))
+    return nn.GroupNorm(max(g for g in range(1, most + 1) if channels % g == 0), channels)
 
 
 def _image(spec: ModelSpec, shape: Shape) -> tuple[int, int, int]:

@@ -66,7 +66,7 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     >>> [tuple(v.shape) for v in unflatten(flatten(p), p).values()]
     [(2, 1), (1,)]
     """
-    pieces = vector.split([v.numel() for v in like.values()])
+    pieces = torch.split(vector, [v.numel() for v in like.values()])
     return {k: p.reshape(v.shape) for (k, v), p in zip(like.items(), pieces, strict=True)}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import StudyError
+from common.files import write_atomic
 from common.privacy import accounting
 from common.privacy.events import Event, PoissonGaussian, gaussian
 from common.schema import dump_toml, read_toml
@@ -122,12 +123,23 @@ def compile_study(study: Study) -> Plan:
     assert sigma is not None  # PrivacySpec holds one of the two
     draft = Plan(study=study, sigma=sigma, evaluation_sigma=1.0)
     target = study.evaluation.epsilon or privacy.epsilon or draft.epsilon_after(study.rounds.count)
-    evaluation_sigma = accounting.calibrate_sigma(
-        target_epsilon=target,
-        delta=privacy.delta,
-        price=lambda s: PoissonGaussian(s, 1.0, draft.histograms, "holdout"),
-    )
-    return Plan(study=study, sigma=sigma, evaluation_sigma=evaluation_sigma)
+    return Plan(study=study, sigma=sigma, evaluation_sigma=_evaluation_sigma(draft, target))
+
+
+def _evaluation_sigma(draft: Plan, target: float) -> float:
+    try:
+        return accounting.calibrate_sigma(
+            target_epsilon=target,
+            delta=draft.delta,
+            price=lambda s: PoissonGaussian(s, 1.0, draft.histograms, "holdout"),
+        )
+    except StudyError as error:
+        if draft.study.evaluation.epsilon is None:
+            raise
+        raise StudyError(
+            f"evaluation.epsilon is {target:g}: no noise on a histogram reaches it",
+            remedy="raise evaluation.epsilon, or leave it out",
+        ) from error
 
 
 def _training_sigma(study: Study, target: float) -> float:
@@ -144,7 +156,7 @@ def write_plan(plan: Plan, folder: Path) -> Path:
     """Write the plan, named by its digest, as a site keeps it once approved; return the file."""
     path = folder / f"{plan.digest}.toml"
     noise = {"sigma": plan.sigma, "evaluation_sigma": plan.evaluation_sigma}
-    path.write_text(dump_toml({**plan.study.rules(), "compiled": noise}), encoding="utf-8")
+    write_atomic(path, dump_toml({**plan.study.rules(), "compiled": noise}))
     return path
 
 
@@ -166,7 +178,8 @@ def read_plan(path: Path) -> Plan:
     plan = Plan(parse_study(values, origin=str(path)), sigma, evaluation_sigma)
     if plan.digest != path.stem:
         raise StudyError(
-            f"plan file {str(path)!r} does not hold the study of that digest ({plan.digest[:12]}...)",
+            f"plan file {str(path)!r} does not hold the study of that digest "
+            f"(its content is {plan.digest[:12]}...)",
             remedy="compile the study again; do not edit an approved plan",
         )
     return plan

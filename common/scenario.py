@@ -38,6 +38,14 @@ class PartitionSite(Table):
     positives: Annotated[int, Field(ge=0)]
     declared: Count
 
+    @model_validator(mode="after")
+    def _positives_are_patients(self) -> PartitionSite:
+        if self.positives > self.patients:
+            raise ValueError(
+                f"hospital {self.name!r} has {self.positives} positives of {self.patients} patients"
+            )
+        return self
+
 
 class Partition(Table):
     """A public data set cut into hospitals; see `simulations.hospitals` for the recipe.
@@ -53,7 +61,16 @@ class Partition(Table):
     gain: Annotated[float, Field(ge=0)] = 0.0
     offset: Annotated[float, Field(ge=0)] = 0.0
     repeat: tuple[float, float] = (0.0, 0.0)
-    hospitals: tuple[PartitionSite, ...]
+    hospitals: tuple[PartitionSite, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Partition:
+        names = [h.name for h in self.hospitals]
+        if len(set(names)) < len(names):
+            raise ValueError("simulation.partition.hospitals names a hospital twice")
+        if not 0 <= self.repeat[0] <= self.repeat[1]:
+            raise ValueError(f"repeat is {list(self.repeat)}; give [low, high], 0 <= low <= high")
+        return self
 
 
 class Arm(Table):
@@ -70,6 +87,15 @@ class Arm(Table):
     private: bool | None = None
     proximal: Positive | None = None
 
+    @model_validator(mode="after")
+    def _proximal_is_fedprox(self) -> Arm:
+        if (self.kind == "fedprox") != (self.proximal is not None):
+            raise ValueError(
+                f"proximal is {self.proximal} in an arm of kind {self.kind!r}: "
+                "fedprox needs one, the others take none"
+            )
+        return self
+
     @property
     def follows_privacy(self) -> bool:
         """Whether it runs under the study's privacy table where there is one."""
@@ -85,6 +111,7 @@ class Simulation(Table):
             the split.
         arms: Which arms to compare, by name.
         arm: Arms beyond the standard ones, by name.
+        data: The folder that the sites' paths start from, as `--data` or GRANDROUNDS_DATA gave it.
         sites: Hospitals with files of their own.
         partition: Or a public data set cut into hospitals.
     """
@@ -93,8 +120,9 @@ class Simulation(Table):
     seeds: Count = 1
     split: SplitKind = "keyed"
     arms: tuple[Name, ...] = ("majority", "local", "pooled", "fedavg", "reptile")
-    arm: dict[Name, Arm] = {}
-    sites: dict[Name, SimulatedSite] = {}
+    arm: dict[Name, Arm] = Field(default_factory=dict)
+    data: Path | None = None
+    sites: dict[Name, SimulatedSite] = Field(default_factory=dict)
     partition: Partition | None = None
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.errors import StudyError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]  # strict: `true` and "1" are mistakes
+Positive = Annotated[float, Field(gt=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Table(BaseModel):
@@ -61,19 +62,52 @@ def dump_toml(values: Any) -> str:
 
 def explain(error: ValidationError, origin: str) -> StudyError:
     """Turn pydantic's report into one message: the field, the value, the remedy."""
-    first, *rest = error.errors(include_url=False)
-    field = ".".join(str(part) for part in first["loc"]) or "the file"
-    more = f" (and {len(rest)} more)" if rest else ""
+    found = error.errors(include_url=False)
+    found.sort(key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key also reads as missing
+    first = found[0]
+    field = _place(first["loc"])
+    others = {_place(e["loc"]) for e in found} - {field}
+    more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         message, remedy = f"unknown key {field!r}", "remove it, or check its spelling and its table"
     elif first["type"] == "missing":
-        message, remedy = f"{field!r} is missing", "add it"
+        message, remedy = f"{field!r} is missing", f"add it to {_place(first['loc'][:-1])}"
     elif first["type"] == "value_error":
-        message, remedy = f"{field}: {first['ctx']['error']}", "mend that table"
+        message, remedy = f"{field}: {first['ctx']['error']}", f"mend {field}"
     else:
-        message = f"{field} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-        remedy = "give a value within those bounds"
+        message = f"{field} is {_short.repr(first['input'])}: {_plain(first['msg'])}"
+        remedy = _REMEDIES.get(first["type"], "give a value within those bounds")
     return StudyError(f"{origin}: {message}{more}", remedy=remedy)
+
+
+_REMEDIES = {
+    "string_pattern_mismatch": "use up to 64 of a-z, 0-9, '-' and '_', a letter or digit first",
+    "literal_error": "use one of those",
+    **dict.fromkeys(
+        ["int_type", "int_from_float", "int_parsing", "float_type", "float_parsing", "string_type",
+         "bool_type", "bool_parsing", "model_type", "dict_type", "tuple_type", "path_type"],
+        "give a value of that kind",
+    ),
+}
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return where in the file, counting the entries of a list from 1."""
+    parts = [p for p in location if p != "[key]"]
+    texts = [f" (entry {p + 1})" if isinstance(p, int) else f".{p}" for p in parts]
+    return "".join(texts).removeprefix(".") or "the file"
+
+
+def _plain(text: str) -> str:
+    """Return pydantic's sentence in the words of TOML."""
+    text = text[0].lower() + text[1:]
+    if text.startswith("string should match pattern"):
+        return "it is not a plain name"
+    text = text.partition(" or instance of ")[0].replace("input should", "it should")
+    return text.replace("valid dictionary", "table").replace("tuple", "list")
 
 
 def _without_none(value: Any) -> Any:

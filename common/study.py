@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from common.errors import StudyError
 from common.scenario import Simulation
@@ -21,8 +21,8 @@ class Feature(Table):
 
     A number is clamped to `range` and mapped to (x - center) / scale; by default the range maps to
     [-1, 1]. A category becomes one input for each listed value. What is missing takes `default` (a
-    category: no value); `indicator` adds an input that is 1 where it was missing. The kind 'missing'
-    is that indicator alone: whether a test was done can say more than its result.
+    category: no value); `indicator` adds an input that is 1 where it was missing. The kind
+    'missing' is that indicator alone: whether a test was done can say more than its result.
     """
 
     name: str
@@ -46,17 +46,31 @@ class Feature(Table):
         """How many inputs it becomes."""
         return (len(self.categories) if self.kind == "category" else 1) + int(self.indicator)
 
+    @field_validator("default", mode="before")
+    @classmethod
+    def _scalar(cls, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, float | int | str | None):
+            raise ValueError(f"{value!r} is neither a number nor a text")
+        return value
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Feature:
         if self.kind == "number":
             if self.range is None or not self.range[0] < self.range[1]:
+                given = "no range" if self.range is None else f"range = {list(self.range)}"
                 raise ValueError(
-                    f"feature {self.name!r} is a number and needs range = [low, high], low < high"
+                    f"feature {self.name!r} is a number with {given}; "
+                    "it needs range = [low, high], low < high"
                 )
             if self.categories:
                 raise ValueError(f"feature {self.name!r} is a number and takes no categories")
-            if self.default is not None and not isinstance(self.default, float | int):
+            if isinstance(self.default, str):
                 raise ValueError(f"feature {self.name!r}: default {self.default!r} is not a number")
+            if self.default is not None and not self.range[0] <= self.default <= self.range[1]:
+                raise ValueError(
+                    f"feature {self.name!r}: default {self.default:g} is out of its range "
+                    f"[{self.range[0]:g}, {self.range[1]:g}]"
+                )
         elif self.range is not None:
             raise ValueError(f"feature {self.name!r} is no number and takes no range")
         elif bool(self.categories) != (self.kind == "category"):
@@ -74,7 +88,7 @@ class Label(Table):
 
     column: str = "label"
     classes: tuple[str, ...] = Field(min_length=2)
-    map: dict[str, str] = {}
+    map: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _maps_to_classes(self) -> Label:
@@ -130,6 +144,8 @@ class CohortSchema(Table):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"feature {twice[0]!r} stands twice")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("cohort.columns names a column twice")
         return self
 
 
@@ -143,7 +159,7 @@ class ModelSpec(Table):
 
 
 class LearnerSpec(Table):
-    """The inner loop: K steps from the shared weights on a Poisson sample of the hospital's patients.
+    """The inner loop: K steps from the shared weights on Poisson samples of a hospital's patients.
 
     Attributes:
         local_steps: K.
@@ -187,17 +203,21 @@ class RoundsSpec(Table):
 
 
 class PrivacySpec(Table):
-    """The promise: a target epsilon, from which sigma is calibrated, or sigma, from which it follows."""
+    """The promise: a target epsilon, which fixes sigma, or sigma, from which epsilon follows."""
 
-    epsilon: Annotated[float, Field(gt=0, le=50)] | None = None
-    sigma: Annotated[float, Field(ge=0.1, le=1e4)] | None = None
-    delta: Annotated[float, Field(gt=0, le=0.01)]
+    epsilon: Annotated[float, Field(gt=0, le=50, strict=True)] | None = None
+    sigma: Annotated[float, Field(ge=0.1, le=1e4, strict=True)] | None = None
+    delta: Annotated[float, Field(gt=0, le=0.01, strict=True)]
     clip: Positive = 1.0
 
     @model_validator(mode="after")
     def _one_of_two(self) -> PrivacySpec:
-        if (self.epsilon is None) == (self.sigma is None):
-            raise ValueError("give either privacy.epsilon or privacy.sigma, and not both")
+        if self.epsilon is None and self.sigma is None:
+            raise ValueError("it has neither epsilon nor sigma; give one of the two")
+        if self.epsilon is not None and self.sigma is not None:
+            raise ValueError(
+                f"epsilon is {self.epsilon:g} and sigma is {self.sigma:g}; give one of the two"
+            )
         return self
 
 
@@ -214,10 +234,10 @@ class EvaluationSpec(Table):
 
 
 class AdaptationSpec(Table):
-    """Local adaptation at the end, which never leaves the hospital: a quadratic prior around the shared weights.
+    """Local adaptation at the end, with a quadratic prior; it never leaves the hospital.
 
     The hospital minimises the sum over its training patients of the cross-entropy plus
-    prior/2 |w - theta|^2, with `bias_prior` for biases.
+    prior/2 |w - theta|^2, theta the shared weights, with `bias_prior` for biases.
     """
 
     prior: Annotated[float, Field(ge=0)] = 10.0

@@ -1,6 +1,6 @@
 """One message between coordinator and hospital, and how it travels in Flower's records.
 
-This is the only module of `common` that knows Flower, and it knows no tensors: the payload is bytes.
+This is the only module of `common` that knows Flower, and it knows no tensors: a payload is bytes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Envelope:
     """A message: a small header of plain values, and a payload.
 
     A request's header holds `kind` (join, train, evaluate), `digest`, `run` and `round`. A reply's
-    holds `status` ('ok' or 'refused'), with `reason` where it was refused and else what the kind asks
-    for: `site` and `declared` (join), the receipt `epsilon` and `reserves` (train, evaluate).
+    holds `status` ('ok' or 'refused'), with `reason` where it was refused and else what the kind
+    asks for: `site` and `declared` (join), the receipt `epsilon` and `reserves` (train, evaluate).
     """
 
     header: Header
@@ -32,7 +32,7 @@ class Envelope:
 
 
 def pack(envelope: Envelope) -> RecordDict:
-    """Return the envelope as Flower records: a JSON text, and an array of bytes that Flower may chunk."""
+    """Return the envelope as Flower records: a JSON text, and bytes that Flower may chunk."""
     text = json.dumps({"protocol": PROTOCOL, **envelope.header}, sort_keys=True)
     payload = Array(
         dtype="uint8",
@@ -58,7 +58,7 @@ def unpack(content: RecordDict) -> Envelope:
         header = json.loads(str(content.config_records["header"]["json"]))
         payload = content.array_records["payload"]["payload"].data
         protocol = header.pop("protocol")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise WireError(
             f"the message is not an envelope of grandrounds ({error!r})",
             remedy="use the same version of grandrounds on both sides",

@@ -53,19 +53,21 @@ def load_state(path: Path, *, digest: str | None = None) -> State:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         names, number = json.loads(header["names"]), int(header["round"])
+        groups = sorted({name.split("/", 1)[0] for name in tensors})
+        values: dict[str, Params] = {g: {n: tensors[f"{g}/{n}"] for n in names} for g in groups}
+        state = State(params=values.pop(_PARAMS), moments=values, round=number)
+        owner = header["digest"]
     except Exception as error:  # safetensors raises its own type, without a public name
         raise RunError(
             f"checkpoint {str(path)!r} cannot be read: {error}",
             remedy="remove it; the run then resumes from the one before, or from the start",
         ) from None
-    if digest is not None and header["digest"] != digest:
+    if digest is not None and owner != digest:
         raise RunError(
-            f"checkpoint {str(path)!r} belongs to study {header['digest'][:12]}...",
+            f"checkpoint {str(path)!r} belongs to study {owner[:12]}...",
             remedy="resume with the study the run was started with",
         )
-    groups = sorted({name.split("/", 1)[0] for name in tensors})
-    values: dict[str, Params] = {g: {n: tensors[f"{g}/{n}"] for n in names} for g in groups}
-    return State(params=values.pop(_PARAMS), moments=values, round=number)
+    return state
 
 
 def latest(folder: Path) -> Path | None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from common.errors import WireError
+from common.errors import GrandroundsError
 from common.wire import Envelope, pack, unpack
 
 POLL_S = 0.05  # Flower's own loop waits 3 s
 
 _TYPES = {"join": MessageType.QUERY, "train": MessageType.TRAIN, "evaluate": MessageType.EVALUATE}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,21 @@ class Answer:
     status: str
     reason: str = ""
     envelope: Envelope | None = None
+
+
+def failed(error: Exception) -> Answer:
+    """Return the answer that could not be read, whatever a hospital put into it."""
+    words = error.message if isinstance(error, GrandroundsError) else f"unreadable: {error!r}"
+    return Answer("failed", plain(words))
+
+
+def plain(text: str) -> str:
+    """Return a hospital's words in a form that can be stored: short, and valid Unicode.
+
+    >>> plain("disk \\ud800 full")
+    'disk ? full'
+    """
+    return text.encode("utf-8", "replace").decode()[:_LONGEST_REASON]
 
 
 _UNKNOWN = Answer("failed", "the node is gone")
@@ -87,11 +103,12 @@ def _read(reply: Message) -> Answer:
     if reply.has_error():
         # Flower's reason is a whole traceback in colour; its last line is what happened.
         lines = _ANSI.sub("", reply.error.reason or "").strip().splitlines()
-        return Answer("failed", f"error {reply.error.code}: {lines[-1] if lines else 'no reason'}")
+        what = plain(lines[-1]) if lines else "no reason"
+        return Answer("failed", f"error {reply.error.code}: {what}")
     try:
         envelope = unpack(reply.content)
-    except WireError as error:
-        return Answer("failed", error.message)
-    if envelope.header.get("status") == "refused":
-        return Answer("refused", str(envelope.header.get("reason", "")), envelope)
-    return Answer("ok", "", envelope)
+    except Exception as error:  # a hostile answer is that hospital's failure, never the run's
+        return failed(error)
+    if envelope.header.get("status") == "ok":
+        return Answer("ok", "", envelope)
+    return Answer("refused", plain(str(envelope.header.get("reason", "no reason"))), envelope)

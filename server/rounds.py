@@ -6,6 +6,7 @@ Flower's own `Strategy.start` has no start round, no checkpoint and no quorum; t
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +16,19 @@ import torch
 from flwr.serverapp import Grid
 
 from common.codec import decode, encode
-from common.errors import RunError, WireError
+from common.errors import RunError
 from common.learners import learner_for
 from common.learners.types import Contribution, Learner, State
 from common.params import Params, misfit
 from common.plan import Plan
 from common.wire import Envelope
 from server.checkpoint import checkpoint_folder, curve_rounds, latest, load_state, save_state
-from server.exchange import POLL_S, Answer, ask
+from server.exchange import POLL_S, Answer, ask, failed, plain
 from server.store import Reply, Store
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_MOST_PATIENTS = 10**9
+_MOST_RESERVES = 10**9
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,20 @@ def join(federation: Federation) -> list[Member]:
     rounds = federation.plan.study.rounds
     nodes = _wait_for_nodes(federation)
     asked = {node: federation.request("join", 0) for node in nodes}
-    members = []
+    members: list[Member] = []
+    names: set[str] = set()
     for node, answer in ask(federation.grid, asked, deadline_s=rounds.deadline_s).items():
-        header = answer.envelope.header if answer.envelope else {}
-        name = str(header.get("site", f"node {node}"))
-        declared = header.get("declared")
-        if answer.status == "ok" and isinstance(declared, int) and declared > 0:
-            members.append(Member(node, name, declared))
-        status = "took part" if answer.status == "ok" else f"left out: {answer.reason}"
-        federation.store.member(federation.job, site=name, declared=declared, status=status)
+        member, objection = _introduced(node, answer, names)
+        names.add(member.name)
+        if not objection:
+            members.append(member)
+        status = f"left out: {objection}" if objection else "took part"
+        federation.store.member(
+            federation.job, site=member.name, declared=member.declared or None, status=status
+        )
     if len(members) < rounds.quorum:
-        left_out = [m for m in federation.store.members(federation.job) if m["status"] != "took part"]
+        known = federation.store.members(federation.job)
+        left_out = [m for m in known if m["status"] != "took part"]
         reasons = "; ".join(f"{m['site']}: {m['status']}" for m in left_out)
         raise RunError(
             f"{len(members)} of {len(nodes)} hospitals take part, the quorum (rounds.quorum) is "
@@ -114,6 +122,20 @@ def join(federation: Federation) -> list[Member]:
             remedy="have more hospitals join, or lower rounds.quorum or cohort.min_declared",
         )
     return sorted(members, key=lambda m: m.name)
+
+
+def _introduced(node: int, answer: Answer, taken: set[str]) -> tuple[Member, str]:
+    """Return whom a node says it is, as far as that is credible, and why it is left out, if so."""
+    header = answer.envelope.header if answer.envelope else {}
+    name, declared = header.get("site"), header.get("declared")
+    is_named = isinstance(name, str) and _NAME.fullmatch(name) is not None and name not in taken
+    size = declared if type(declared) is int and 0 < declared <= _MOST_PATIENTS else 0
+    member = Member(node, str(name) if is_named else f"node {node}", size)
+    if answer.status != "ok":
+        return member, answer.reason
+    if not is_named:
+        return member, "its name is malformed, or another hospital's"
+    return member, "" if size else "its declared size is no count of patients"
 
 
 def _wait_for_nodes(federation: Federation) -> list[int]:
@@ -207,21 +229,21 @@ def _tensors(answer: Answer, like: Params) -> Params | str | None:
         return None
     try:
         params = decode(answer.envelope.payload)
-    except WireError as error:
-        return error.message
+    except Exception as error:  # a hostile answer is that hospital's failure, never the run's
+        return failed(error).reason
     wrong = misfit(params, like)
-    return wrong if wrong is not None else {name: params[name] for name in like}
+    return plain(wrong) if wrong is not None else {name: params[name] for name in like}
 
 
 def _reply(member: Member, answer: Answer) -> Reply:
     """Return the row of the store: the receipt is the site's own claim."""
     header = answer.envelope.header if answer.envelope else {}
     claimed, reserves = header.get("epsilon"), header.get("reserves")
-    finite = isinstance(claimed, float | int) and math.isfinite(claimed)
+    is_count = type(reserves) is int and 0 <= reserves <= _MOST_RESERVES
     return Reply(
         site=member.name,
         status=answer.status,
         reason=answer.reason,
-        epsilon=float(claimed) if finite else None,
-        reserves=reserves if isinstance(reserves, int) else None,
+        epsilon=claimed if isinstance(claimed, float) and math.isfinite(claimed) else None,
+        reserves=reserves if is_count else None,
     )

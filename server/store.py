@@ -159,6 +159,11 @@ class Store:
         (row,) = self._select(sa.select(sa.func.count().label("n")).select_from(rounds))
         return int(row["n"])
 
+    def rounds(self, job: str) -> list[dict[str, Any]]:
+        """Return a job's training rounds in order."""
+        query = sa.select(rounds).where(rounds.c.job == job).order_by(rounds.c.round)
+        return self._select(query)
+
     def members(self, job: str) -> list[dict[str, Any]]:
         """Return the sites of a job."""
         return self._select(sa.select(members).where(members.c.job == job))

@@ -16,7 +16,7 @@ from common.cohort.parts import Cohort, Part, join
 from common.learners import learner_for
 from common.learners.adaptation import adapt_locally
 from common.learners.types import Contribution, Patients
-from common.metrics import Figures, figures
+from common.metrics import Figures, figures, mean_auc
 from common.models import build, load_params, predict
 from common.params import Params
 from common.plan import Plan, compile_study
@@ -62,6 +62,12 @@ def evaluate(model: nn.Module, params: Params, part: Part) -> Figures:
     load_params(model, params)
     scores = predict(model, part.x).numpy()
     return figures(scores, part.y.numpy(), part.weights().numpy())
+
+
+def auc_of(model: nn.Module, params: Params, part: Part) -> float | None:
+    """Return the exact AUC alone, for a point of a learning curve."""
+    load_params(model, params)
+    return mean_auc(predict(model, part.x).numpy(), part.y.numpy(), part.weights().numpy())
 
 
 def shared_and_adapted(plan: Plan, params: Params, cohorts: Mapping[str, Cohort]) -> dict[str, Result]:

@@ -1,4 +1,4 @@
-"""Two engines for one job: the same ServerApp and ClientApp, in this process or under Flower's own."""
+"""Two engines for one job: the same ServerApp and ClientApp, in this process or under `flwr run`."""
 
 from __future__ import annotations
 

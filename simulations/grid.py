@@ -75,6 +75,8 @@ class InProcessGrid(Grid):
         """Take messages; each client runs when its reply is pulled."""
         ids = []
         for message in messages:
+            if message.metadata.dst_node_id not in self._contexts:
+                continue  # as Flower does: no id, and no word about it
             identifier = str(uuid.uuid4())
             message.metadata.__dict__["_message_id"] = identifier
             self._waiting[identifier] = message

@@ -1,11 +1,11 @@
 """The hospitals of a simulation: real ones in files of their own, or a public data set cut up.
 
-The partition of 'breast_cancer', for a seed. Patients of each outcome are shuffled; each hospital in
-turn takes its number of malignant and benign ones, so no patient is in two. Features fall into four
-groups that one instrument measures (size; texture; shape; surface). For each hospital, each group
-gets a gain exp(gain * z) and an offset (offset * z, in units of the feature's scale), and each
-measurement an independent error whose size is drawn for the hospital from `repeat`. Values are not
-negative. Sizes, case mix and errors are chosen; the patients and their outcomes are real.
+The partition of 'breast_cancer', for a seed. Patients of each outcome are shuffled; each hospital
+in turn takes its number of malignant and benign ones, so no patient is in two. Features fall into
+four groups that one instrument measures (size; texture; shape; surface). For each hospital, each
+group gets a gain exp(gain * z) and an offset (offset * z, in units of the feature's scale), and
+each measurement an independent error whose size is drawn for the hospital from `repeat`. Values are
+not negative. Sizes, case mix and errors are chosen; the patients and their outcomes are real.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ class Hospital:
 
 
 def hospitals_of(
-    study: Study, scenario: Simulation, *, data: Path | None, folder: Path, seed: int
+    study: Study, scenario: Simulation, *, folder: Path, seed: int
 ) -> list[Hospital]:
     """Return a seed's hospitals in the order of their names, writing files where it must.
 
     Args:
         study: Its cohort says how features are scaled.
         scenario: Its simulation table.
-        data: The data folder, for hospitals with files of their own.
         folder: Where the files of a partition are written.
         seed: Of the partition.
 
@@ -54,14 +53,14 @@ def hospitals_of(
     """
     if scenario.partition is not None:
         return _partition(study, scenario.partition, folder / f"seed-{seed}", seed)
-    if data is None:
+    if scenario.data is None:
         raise StudyError(
             f"study {study.name!r} reads hospitals' files, and no data folder is given",
             remedy="give --data DIR, or set GRANDROUNDS_DATA",
         )
     found = []
     for name, site in sorted(scenario.sites.items()):
-        path = (data / site.path).resolve()
+        path = (scenario.data / site.path).resolve()
         if not path.is_file():
             raise DataError(
                 f"hospital {name!r}: {str(path)!r} does not exist",
@@ -105,7 +104,7 @@ def _measured(
     gain = np.exp(partition.gain * rng.standard_normal(4))[_GROUPS]
     offset = (partition.offset * rng.standard_normal(4))[_GROUPS]
     error = rng.uniform(*partition.repeat) * rng.standard_normal(values.shape)
-    return np.maximum(gain * values + (offset + error) * scale, 0.0)
+    return np.asarray(np.maximum(gain * values + (offset + error) * scale, 0.0))
 
 
 def _breast_cancer() -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""From a comparison to the figures a user reads: one value for the terminal, the file and the report."""
+"""From a comparison to the figures a user reads: one value for terminal, file and report."""
 
 from __future__ import annotations
 
@@ -78,10 +78,13 @@ def privacy_of(plan: Plan, *, spent: float | None = None) -> dict[str, Any]:
     }
     if not plan.private:
         return common | {
-            "epsilon": None, "delta": None, "adjacency": None, "accountant": None, "sigma": 0.0,
-            "clip": None, "evaluation_sigma": 0.0, "epsilon_prv": None, "epsilon_by_round": [],
-            "releases": [], "statement": "not private: the study has no privacy table",
-        }  # fmt: skip
+            **dict.fromkeys(("epsilon", "delta", "adjacency", "accountant", "clip", "epsilon_prv")),
+            "sigma": 0.0,
+            "evaluation_sigma": 0.0,
+            "epsilon_by_round": [],
+            "releases": [],
+            "statement": "not private: the study has no privacy table",
+        }
     training, evaluation = plan.training_price(rounds=rounds), plan.evaluation_price()
     epsilon = max(plan.epsilon, spent or 0.0)
     return common | {
@@ -96,11 +99,12 @@ def privacy_of(plan: Plan, *, spent: float | None = None) -> dict[str, Any]:
         "epsilon_by_round": [plan.epsilon_after(r) for r in range(1, rounds + 1)],
         "releases": [
             _release("weight delta", plan, training, count=rounds, sigma=plan.sigma),
-            _release("evaluation histogram", plan, evaluation, count=1,
-                     sigma=plan.evaluation_sigma),
-        ],  # fmt: skip
-        "statement": f"({epsilon:.3g}, {plan.delta:g})-differential privacy for each patient of each "
-        f"hospital, {accounting.ADJACENCY}; a patient either trains or evaluates",
+            _release(
+                "evaluation histogram", plan, evaluation, count=1, sigma=plan.evaluation_sigma
+            ),
+        ],
+        "statement": f"({epsilon:.3g}, {plan.delta:g})-differential privacy for each patient of "
+        f"each hospital, {accounting.ADJACENCY}; a patient either trains or evaluates",
     }
 
 
@@ -159,7 +163,11 @@ def _site(
         "status": comparison.left_out.get(name, "took part"),
         "train_patients": train,
         "holdout_patients": holdout,
-        "arms": {a: _at_site(o, name) for a, o in comparison.outcomes.items()} if taking_part else {},
+        "arms": {
+            arm: _at_site(outcomes, name)
+            for arm, outcomes in comparison.outcomes.items()
+            if taking_part
+        },
         "private": released.get(name),
     }
 

@@ -24,7 +24,15 @@ from common.seeds import derive
 from common.study import Study
 from server.checkpoint import at_round, checkpoint_folder, curve_rounds, load_state
 from server.store import Store
-from simulations.arms import Result, evaluate, local, majority, plan_of, pooled, shared_and_adapted
+from simulations.arms import (
+    Result,
+    auc_of,
+    local,
+    majority,
+    plan_of,
+    pooled,
+    shared_and_adapted,
+)
 from simulations.engines import Engine, Job, open_engine
 from simulations.hospitals import Hospital, hospitals_of
 
@@ -111,13 +119,12 @@ def prepare(study: Study, run_dir: Path, *, weights_from: Path | None = None) ->
     write_atomic(run_dir / "study.toml", text)
 
 
-def compare(study: Study, run_dir: Path, *, data: Path | None, engine: str, say: Say) -> Comparison:
+def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison:
     """Run every arm under every seed; what a run folder already holds is not run again.
 
     Args:
         study: With its simulation table as the run is to be.
         run_dir: As `prepare` made it.
-        data: The data folder, where the study's hospitals have files of their own.
         engine: See `simulations.engines`.
         say: Told what happens, a line each.
 
@@ -128,7 +135,7 @@ def compare(study: Study, run_dir: Path, *, data: Path | None, engine: str, say:
     arms = {name: scenario.arm_named(name) for name in scenario.arms}
     plans = {name: plan_of(study, arm) for name, arm in arms.items()}
     worlds = [
-        _world(study, scenario, run_dir, data, seed)
+        _world(study, scenario, run_dir, seed)
         for seed in range(scenario.seed, scenario.seed + scenario.seeds)
     ]
     for name, reason in worlds[0].left_out.items():
@@ -164,11 +171,9 @@ class _World:
     cohorts: dict[str, Cohort]
 
 
-def _world(
-    study: Study, scenario: Simulation, run_dir: Path, data: Path | None, seed: int
-) -> _World:
+def _world(study: Study, scenario: Simulation, run_dir: Path, seed: int) -> _World:
     folder = run_dir / "hospitals"
-    hospitals = hospitals_of(study, scenario, data=data, folder=folder, seed=seed)
+    hospitals = hospitals_of(study, scenario, folder=folder, seed=seed)
     least = study.cohort.min_declared
     left_out = {
         h.name: f"left out: declared {h.declared} is below the minimum of {least}"
@@ -218,7 +223,7 @@ def _job(world: _World, arm: str, plan: Plan) -> Job:
 
 
 def _site(folder: Path, hospital: Hospital, scenario: Simulation, seed: int) -> Site:
-    """Return a simulated hospital; its split key follows from the seed and is the same in all arms."""
+    """Return a simulated hospital; its split key follows from the seed, the same in all arms."""
     halves = [derive(seed, hospital.name, "split key", i) for i in (0, 1)]
     cohort = CohortConfig(
         name=hospital.name,
@@ -270,5 +275,5 @@ def _curves(world: _World, plan: Plan, job: str | None) -> Curves:
     for number in sorted(curve_rounds(plan.study.rounds.count)):
         params = _state(world.run_dir, job, plan, number).params
         for name, cohort in world.cohorts.items():
-            curves[name].append((number, evaluate(model, params, cohort.holdout).auc))
+            curves[name].append((number, auc_of(model, params, cohort.holdout)))
     return curves

@@ -66,8 +66,7 @@ def _read_records(
                 f"cohort file {str(path)!r} holds images, and the study expects a table",
                 remedy="give a CSV file, or a study with a cohort.image table",
             )
-        x, labels, patients = read_images(path, schema)
-        notes: list[str] = []
+        x, labels, patients, notes = read_images(path, schema)
     else:
         if schema.image is not None:
             raise DataError(
@@ -80,8 +79,16 @@ def _read_records(
         labels = frame[schema.label.column].tolist()
         patients = frame[schema.patient].tolist() if schema.patient else None
     y = encode_labels(labels, schema)
-    ids = patients if patients is not None else [str(i) for i in range(len(y))]
-    return x, y, ids, notes
+    if patients is None:
+        return x, y, [str(i) for i in range(len(y))], notes
+    for record, patient in enumerate(patients, start=1):
+        if patient in schema.missing:  # or all such records would count as one patient
+            raise DataError(
+                f"cohort file {str(path)!r}: record {record} has no patient id in column "
+                f"{schema.patient!r} (it says {patient!r})",
+                remedy="give every record its patient's id",
+            )
+    return x, y, patients, notes
 
 
 def _trains(

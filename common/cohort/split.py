@@ -1,13 +1,14 @@
 """Who trains and who evaluates: a keyed hash of the patient's id, for a site's whole life.
 
 Guarantees
-    A patient's part depends on the patient's own id and the site's secret key alone. One patient more
-    or less changes one part and leaves the other as it was, so what is released about the two parts
-    composes in parallel. One key and one fraction hold for a site's whole life: a patient who once
-    evaluated must never train, or the two prices would add up.
+    A patient's part depends on the patient's own id and the site's secret key alone. One patient
+    more or less changes one part and leaves the other as it was, so what is released about the two
+    parts composes in parallel. One key and one fraction hold for a site's whole life: a patient who
+    once evaluated must never train, or the two prices would add up.
 
-    The stratified split exists for comparing with published tables. It looks at everybody's outcome,
-    so one patient more can move others from part to part: epsilon then holds only given the split.
+    The stratified split exists for comparing with published tables. It looks at everybody's
+    outcome, so one patient more can move others from part to part: epsilon then holds only given
+    the split.
 """
 
 from __future__ import annotations

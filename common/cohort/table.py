@@ -7,6 +7,7 @@ happened is noted for the site's own eyes.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,26 +43,40 @@ def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    names = {"header": None, "names": list(columns)} if columns else {"header": 0}
+    """Read text as it stands; a line of another length is refused, as its values may be shifted."""
     try:
-        frame: pd.DataFrame = pd.read_csv(  # type: ignore[call-overload]
-            path, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False, **names
-        )
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
     except FileNotFoundError:
         raise DataError(
             f"cohort file {str(path)!r} does not exist",
             remedy="check the path, --data and GRANDROUNDS_DATA",
         ) from None
-    except pd.errors.EmptyDataError:
-        raise DataError(
-            f"cohort file {str(path)!r} is empty", remedy="give a file with patients"
-        ) from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, OSError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(
             f"cohort file {str(path)!r} cannot be read as CSV: {error}",
             remedy="export the table as comma-separated UTF-8 text",
         ) from None
-    return frame.apply(lambda column: column.str.strip())
+    lines = [(number, line) for number, line in lines if any(line)]
+    header = list(columns) if columns or not lines else lines.pop(0)[1]
+    _check_columns(path, header, lines)
+    return pd.DataFrame([line for _, line in lines], columns=header, dtype=str)
+
+
+def _check_columns(path: Path, header: list[str], lines: list[tuple[int, list[str]]]) -> None:
+    twice = sorted({c for c in header if header.count(c) > 1})
+    if twice:
+        raise DataError(
+            f"cohort file {str(path)!r} has two columns {twice[0]!r}", remedy="rename one of them"
+        )
+    for number, line in lines:
+        if len(line) != len(header):
+            raise DataError(
+                f"cohort file {str(path)!r}, line {number}: {len(line)} values "
+                f"for {len(header)} columns",
+                remedy="mend that line, or the study's cohort.columns",
+            )
 
 
 def encode_features(frame: pd.DataFrame, schema: CohortSchema) -> tuple[Floats, list[str]]:

@@ -1,4 +1,4 @@
-"""Algorithms as values: how a hospital adapts the shared weights, and how the server takes it in."""
+"""Algorithms as values: how a hospital adapts the shared weights, how the server takes it in."""
 
 from __future__ import annotations
 

@@ -71,4 +71,4 @@ def _minimise(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(objective)  # type: ignore[no-untyped-call,arg-type]
+    optimizer.step(objective)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """The outer step: the mean of the hospitals' deltas as a pseudo-gradient for a server optimiser.
 
-After Reddi et al. 2021, "Adaptive federated optimization": SGD, SGD with momentum (FedAvgM) and Adam
-(FedAdam) on the negative mean delta. All of it is post-processing.
+After Reddi et al. 2021, "Adaptive federated optimization": SGD, SGD with momentum (FedAvgM) and
+Adam (FedAdam) on the negative mean delta. All of it is post-processing.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Contribution(NamedTuple):
 
 
 class Patients(NamedTuple):
-    """What a hospital adapts to: its training part and its public, rounded count of all patients."""
+    """What a hospital adapts to: its training part and its public count of all patients."""
 
     train: Part
     declared: int

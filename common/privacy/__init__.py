@@ -1,1 +1,1 @@
-"""Differential privacy: mechanisms as data, their accounting, and the engine that adds the noise."""
+"""Differential privacy: mechanisms as data, their accounting, the engine that adds the noise."""

@@ -95,7 +95,8 @@ def calibrate_sigma(
     def cost(steps: int) -> float:
         return epsilon([price(steps * _SIGMA_STEP)], delta=delta)
 
-    low, high = _bracket(cost, start=_start(price(1.0), target_epsilon, delta), target=target_epsilon)
+    start = _start(price(1.0), target_epsilon, delta)
+    low, high = _bracket(cost, start=start, target=target_epsilon)
     while high - low > 1:  # whole steps of sigma: no float drift
         share = math.log(cost(low) / target_epsilon) / math.log(cost(low) / cost(high))
         guess = round(low * (high / low) ** share)

@@ -1,17 +1,18 @@
-"""The private step: Poisson-sampled patients, one clip a patient, Gaussian noise, no private counts.
+"""The private step: Poisson-sampled patients, one clip a patient, noise, no private counts.
 
 Guarantees
     Let B be a Poisson sample of patients (each in with probability q, independently) and, for a
-    patient j in B, let r_j be at most k of the patient's records. Per record the gradient comes from
-    Opacus; a record whose gradient holds a NaN or an infinity counts as zero. Per patient:
+    patient j in B, let r_j be at most k of the patient's records. A record's gradient comes from
+    Opacus; one that holds a NaN or an infinity counts as zero. Per patient:
 
         g_j = mean of the gradients over r_j,      c_j = g_j * min(1, C / |g_j|)
 
-    so |c_j| <= C whatever the patient's rows are and however many: neighbouring data sets (one patient
-    more or less) have clipped sums that differ by at most C in the Euclidean norm. Adding
-    N(0, (sigma C)^2 I) makes the sum one Poisson-subsampled Gaussian mechanism with noise multiplier
-    sigma (Abadi et al. 2016; patients as units by sampling users, arXiv 2407.07737). An empty sample
-    still adds noise and still counts. The divisor is a public constant, never the size of B.
+    so |c_j| <= C whatever the patient's rows are and however many: neighbouring data sets (one
+    patient more or less) have clipped sums that differ by at most C in the Euclidean norm. Adding
+    N(0, (sigma C)^2 I) makes the sum one Poisson-subsampled Gaussian mechanism with noise
+    multiplier sigma (Abadi et al. 2016; patients as units by sampling users, arXiv 2407.07737). An
+    empty sample still adds noise and still counts. The divisor is a public constant, never the
+    size of B.
 
     ======================================  ==================================
     a patient's rows                        change of the clipped sum
@@ -42,8 +43,8 @@ from common.params import Params, unflatten
 from common.privacy.events import Event, PoissonGaussian
 from common.privacy.noise import Source
 
-# Opacus hooks every layer; that the first one's input is data and needs no gradient is as it should be.
-warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are computed")
+# Opacus hooks every layer; that the first one's input is data and needs no gradient is right.
+warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are")
 
 _CHUNK_VALUES = 2**25  # per-sample gradients held at once: 128 MB of float32
 
@@ -79,20 +80,21 @@ class PrivateModel:
             clip: C, the bound of a patient's gradient in Euclidean norm; infinity for none.
 
         Returns:
-            The sum, float32, shaped as `params`.
+            The sum, in the model's precision, on the processor, shaped as `params`.
         """
         self._load(params)
-        total = torch.zeros(self._size, dtype=torch.float32, device=self.device)
+        dtype = self._parameters[0].dtype
+        total = torch.zeros(self._size, dtype=dtype, device=self.device)
         for chunk in _chunks(batch, max(1, _CHUNK_VALUES // self._size)):
             total += clip_rows(self._patient_gradients(chunk), clip=clip).sum(dim=0)
         like = {name: params[name] for name in self._names}
-        return unflatten(total, like)
+        return unflatten(total.cpu(), like)
 
     def _patient_gradients(self, batch: Part) -> Tensor:
-        """Return each patient's mean gradient, (patients, parameters), non-finite records zeroed."""
+        """Return each patient's mean gradient, (patients, parameters); non-finite records are 0."""
         self._module.zero_grad(set_to_none=True)
         logits = self._module(batch.x.to(self.device))
-        F.cross_entropy(logits, batch.y.to(self.device), reduction="sum").backward()
+        F.cross_entropy(logits, batch.y.to(self.device), reduction="sum").backward()  # type: ignore[no-untyped-call]
         rows = torch.cat([_grad_sample(p).flatten(1) for p in self._parameters], dim=1)
         finite = torch.isfinite(rows).all(dim=1, keepdim=True)
         rows = torch.where(finite, rows, torch.zeros_like(rows))
@@ -116,8 +118,9 @@ def _grad_sample(parameter: nn.Parameter) -> Tensor:
 def clip_rows(rows: Tensor, *, clip: float) -> Tensor:
     """Scale each row down to Euclidean norm `clip` where it is longer.
 
-    A row whose norm overflows becomes zero. The bound holds after rounding too: the factor leaves a
-    margin of one part in a million, above the rounding error of a float32 product.
+    A row that is not finite, or so long that its factor is no normal float32, becomes zero. The
+    bound holds after rounding too: the factor leaves a margin of one part in a million, above the
+    rounding error of a float32 product.
 
     >>> clip_rows(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), clip=1.0).norm(dim=1).round(decimals=3)
     tensor([1.0000, 0.5000])
@@ -125,8 +128,9 @@ def clip_rows(rows: Tensor, *, clip: float) -> Tensor:
     if math.isinf(clip):
         return rows
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
-    factors = torch.where(norms > clip, clip * (1 - 1e-6) / norms, torch.ones_like(norms))
-    return rows * torch.where(torch.isfinite(norms), factors, 0.0).to(rows.dtype)
+    factors = torch.where(norms <= clip, 1.0, clip * (1 - 1e-6) / norms).to(rows.dtype)
+    normal = factors >= torch.finfo(rows.dtype).tiny  # false for NaN
+    return torch.where(normal, rows * factors, torch.zeros_like(rows))
 
 
 def sample_patients(part: Part, source: Source, *, rate: float, max_records: int) -> Part:
@@ -199,7 +203,7 @@ def check_compatible(model: nn.Module) -> None:
     if shape is not None and _mixes_records(model, shape):
         raise StudyError(
             "model mixes the records of a batch: one patient's output changes with another's input",
-            remedy="remove batch statistics (functional batch norm, batch attention) from the model",
+            remedy="remove batch statistics (functional batch norm, attention over the batch)",
         )
 
 

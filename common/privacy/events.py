@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import dp_accounting
 
@@ -30,6 +30,16 @@ class PoissonGaussian:
     count: int
     part: Part
 
+    def __post_init__(self) -> None:
+        """Refuse what is no mechanism: its price would be a guess."""
+        _check_common(self.part, self.count)
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise ValueError(f"sigma is {self.sigma}; use a finite number above 0")
+        if not 0 < self.sampling_rate <= 1:
+            raise ValueError(
+                f"sampling_rate is {self.sampling_rate}; use a number above 0 and at most 1"
+            )
+
     def to_dp_event(self) -> dp_accounting.DpEvent:
         """Return the event as dp-accounting knows it."""
         event = dp_accounting.GaussianDpEvent(self.sigma)
@@ -45,9 +55,20 @@ class Unprotected:
     part: Part
     count: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse an unknown part."""
+        _check_common(self.part, self.count)
+
     def to_dp_event(self) -> dp_accounting.DpEvent:
         """Return dp-accounting's non-private event."""
         return dp_accounting.NonPrivateDpEvent()
+
+
+def _check_common(part: str, count: int) -> None:
+    if part not in get_args(Part):  # parts compose in parallel: an unknown one would be free
+        raise ValueError(f"part is {part!r}; use one of {get_args(Part)}")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"count is {count}; use a whole number of at least 1")
 
 
 Event = PoissonGaussian | Unprotected
@@ -67,8 +88,6 @@ def gaussian(*, sigma: float, count: int, part: Part, sampling_rate: float = 1.0
     """
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma is {sigma}; use a finite number of at least 0")
-    if not 0 < sampling_rate <= 1:
-        raise ValueError(f"sampling_rate is {sampling_rate}; use a number above 0 and at most 1")
     if sigma == 0:
         return Unprotected(part=part, count=count)
     return PoissonGaussian(sigma=sigma, sampling_rate=sampling_rate, count=count, part=part)
@@ -87,16 +106,19 @@ def from_json(value: Mapping[str, Any]) -> Event:
     """Return the event that `to_json` wrote.
 
     Raises:
-        GrandroundsError: the kind is unknown: a price that cannot be read is no price.
+        GrandroundsError: the kind, a field or a value is unknown: a price that cannot be read is no
+            price.
     """
     fields = dict(value)
-    kind = fields.pop("kind", None)
+    kind = str(fields.pop("kind", None))
+    remedy = "read this ledger with the version of grandrounds that wrote it, or a later one"
     if kind not in _KINDS:
-        raise GrandroundsError(
-            f"unknown privacy event kind {kind!r}",
-            remedy="read this ledger with the version of grandrounds that wrote it, or a later one",
-        )
-    return _KINDS[kind](**fields)
+        raise GrandroundsError(f"unknown privacy event kind {kind!r}", remedy=remedy)
+    try:
+        return _KINDS[kind](**fields)
+    except (TypeError, ValueError) as error:
+        reason = f"privacy event {fields} of kind {kind!r}: {error}"
+        raise GrandroundsError(reason, remedy=remedy) from None
 
 
 def merge(events: Iterable[Event]) -> tuple[Event, ...]:

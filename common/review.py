@@ -1,0 +1,132 @@
+"""A compiled study in plain words: what is computed, what leaves, what each patient spends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.plan import Plan
+from common.privacy import accounting
+
+_LEARNERS = {
+    "reptile": "Reptile",
+    "fedavg": "federated averaging",
+    "fedprox": "federated averaging with a pull towards the shared weights (FedProx)",
+}
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a hospital should know before it approves.
+
+    Attributes:
+        computes: Sentences: what happens at the hospital.
+        leaves: Sentences: what leaves it.
+        stays: Sentences: what does not.
+        spends: Sentences: what it costs a patient.
+        by_round: (round, epsilon spent by a training patient so far), empty if not private.
+    """
+
+    computes: tuple[str, ...]
+    leaves: tuple[str, ...]
+    stays: tuple[str, ...]
+    spends: tuple[str, ...]
+    by_round: tuple[tuple[int, float], ...]
+
+    def to_json(self, plan: Plan) -> dict[str, Any]:
+        """Return the review, with the plan's numbers, as plain values."""
+        return {
+            "study": plan.study.name,
+            "study_digest": plan.digest,
+            "private": plan.private,
+            "epsilon": plan.epsilon if plan.private else None,
+            "delta": plan.delta if plan.private else None,
+            "sigma": plan.sigma,
+            "steps": plan.steps,
+            "rounds": plan.study.rounds.count,
+            "epsilon_by_round": [epsilon for _, epsilon in self.by_round],
+            "computes": list(self.computes),
+            "leaves": list(self.leaves),
+            "stays": list(self.stays),
+            "spends": list(self.spends),
+        }
+
+
+def review(plan: Plan) -> Review:
+    """Say in plain words what a plan does at a hospital."""
+    rounds = range(1, plan.study.rounds.count + 1) if plan.private else range(0)
+    return Review(
+        computes=_computes(plan),
+        leaves=_leaves(plan),
+        stays=(
+            "every patient's record, and every gradient of a single patient",
+            "the counts of clamped and missing values, and all errors that depend on patients",
+            "the locally adapted model and its figures: they are for the hospital alone",
+        ),
+        spends=_spends(plan),
+        by_round=tuple((r, plan.epsilon_after(r)) for r in rounds),
+    )
+
+
+def _computes(plan: Plan) -> tuple[str, ...]:
+    study, learner = plan.study, plan.study.learner
+    clip = f", each patient's gradient clipped to {plan.clip:g}" if plan.private else ""
+    several, rate = study.cohort.max_records, learner.sampling_rate
+    records = "one record" if several == 1 else f"at most {several} records"
+    sample = (
+        "all training patients"
+        if rate == 1
+        else f"a secret sample that each training patient enters with probability {rate:g}"
+    )
+    return (
+        f"parts its patients by a keyed hash: {study.cohort.train_fraction:.0%} train, the others "
+        "evaluate, for the site's whole life",
+        f"in each of {study.rounds.count} rounds takes {learner.local_steps} steps of "
+        f"{_LEARNERS[learner.name]} on the {study.model.name} model, each on {sample}, with "
+        f"{records} of a patient{clip}",
+        "at the end scores its evaluating patients with the shared model, once, and adapts the "
+        "shared model to its own training patients",
+    )
+
+
+def _leaves(plan: Plan) -> tuple[str, ...]:
+    study = plan.study
+    noise = (
+        f"with Gaussian noise of {plan.sigma:g} times the clip on every step"
+        if plan.private
+        else "WITHOUT NOISE"
+    )
+    counts = (
+        f"with Gaussian noise of standard deviation {plan.evaluation_sigma:g} in every cell"
+        if plan.private
+        else "WITHOUT NOISE"
+    )
+    histograms = "one histogram" if plan.histograms == 1 else f"{plan.histograms} histograms"
+    return (
+        "its name and its declared size, a rounded count that it chooses and publishes",
+        f"after each round the change of the weights, {noise}",
+        f"at the end {histograms} of scores by outcome ({study.evaluation.bins} bins), {counts}",
+    )
+
+
+def _spends(plan: Plan) -> tuple[str, ...]:
+    if not plan.private:
+        return ("this study is NOT PRIVATE: it has no privacy table, and epsilon is infinite",)
+    study = plan.study
+    training = plan.epsilon_after(study.rounds.count)
+    evaluation = accounting.epsilon([plan.evaluation_price()], delta=plan.delta)
+    sampled = (
+        "; the amplification by sampling holds only while the samples stay secret"
+        if accounting.is_subsampled(plan.training_price())
+        else ""
+    )
+    return (
+        f"a training patient: epsilon {training:.4g} over {plan.steps} steps{sampled}",
+        f"an evaluating patient: epsilon {evaluation:.4g} for the histogram",
+        f"a patient is one or the other, so each spends at most epsilon {plan.epsilon:.4g} with "
+        f"delta {plan.delta:g}",
+        f"unit: {accounting.UNIT}; adjacency: {accounting.ADJACENCY}; accountant: "
+        f"{accounting.ACCOUNTANT}; a patient known to two hospitals pays at both",
+        f"a hospital may declare at most {int(0.1 / plan.delta)} patients (delta at most "
+        f"1/(10 x declared)) and at least {study.cohort.min_declared}",
+    )

@@ -1,0 +1,49 @@
+"""The pages of a run folder, built from its metrics.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+from common.files import write_atomic
+from common.report.model_card import model_card
+from common.report.page import report_html
+
+METRICS = "metrics.json"
+
+
+def write_pages(run_dir: Path) -> Path:
+    """Write report.html and model_card.md; return the report.
+
+    Raises:
+        RunError: the folder holds no finished run.
+    """
+    metrics = read_metrics(run_dir)
+    write_atomic(run_dir / "model_card.md", model_card(metrics))
+    page = run_dir / "report.html"
+    write_atomic(page, report_html(metrics))
+    return page
+
+
+def read_metrics(run_dir: Path) -> dict[str, Any]:
+    """Read a run's metrics.
+
+    Raises:
+        RunError: there are none, or they are malformed.
+    """
+    path = run_dir / METRICS
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{str(run_dir)!r} holds no {METRICS}",
+            remedy="give the folder of a finished run; grandrounds sim run --resume finishes one",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{str(path)!r} cannot be read: {error}",
+            remedy="write it again with grandrounds sim run --resume",
+        ) from None
+    return metrics

@@ -1,0 +1,113 @@
+"""Speed as ratios in one run: whole commands, in turn, medians. `make bench` runs this.
+
+Machines are noisy, so nothing here is a test; it prints what it measured.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from common.schema import dump_toml
+from common.study import Study, load_study, parse_study
+from server.store import Store
+from simulations.session import find_study
+
+HOSPITALS, ROUNDS, REPEATS = 64, 20, 3
+
+
+def speed_study() -> Study:
+    """Return the study of the engine comparison: a small network, 64 hospitals, 20 rounds.
+
+    The 569 patients of the default study, eight or nine a hospital; it measures speed, not learning.
+    """
+    values = load_study(find_study("breast_cancer")).model_dump(mode="json")
+    hospitals = [
+        {
+            "name": f"h{i:02d}",
+            "patients": _share(569, i),
+            "positives": _share(212, i),
+            "declared": 9,
+        }
+        for i in range(HOSPITALS)
+    ]
+    values["name"] = "speed"
+    values["cohort"]["min_declared"] = 5
+    values["model"] = {"name": "mlp", "hidden": [32]}
+    values["rounds"] |= {"count": ROUNDS, "quorum": HOSPITALS}
+    values["privacy"]["delta"] = 0.01
+    values["simulation"] |= {"seeds": 1, "arms": ["reptile"], "split": "stratified"}
+    values["simulation"]["partition"] = {"source": "breast_cancer", "hospitals": hospitals}
+    return parse_study(values, origin="benchmark")
+
+
+def _share(total: int, i: int) -> int:
+    """Return the i-th of HOSPITALS shares of a total that differ by one at most."""
+    return total // HOSPITALS + (total % HOSPITALS > i)
+
+
+def timed(*arguments: str) -> float:
+    """Run the command line with these arguments and return how long it took, in seconds."""
+    command = [sys.executable, "-c", "from common.cli import main; main()", *arguments]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def compare_engines(console: Console, scratch: Path) -> None:
+    """Time the same study under both engines, in turn."""
+    file = scratch / "speed.toml"
+    file.write_text(dump_toml(speed_study().model_dump(mode="json")), encoding="utf-8")
+    seconds: dict[str, list[float]] = {"inprocess": [], "flower": []}
+    rounds: dict[str, list[float]] = {"inprocess": [], "flower": []}
+    for repeat in range(REPEATS):
+        for engine in seconds:
+            out = scratch / f"{engine}-{repeat}"
+            options = ("--engine", engine, "--out", str(out), "--json")
+            seconds[engine].append(timed("sim", "run", str(file), *options))
+            store = Store(out)
+            spent = sum(r["seconds"] for r in store.rounds("reptile-seed-0"))
+            store.close()
+            rounds[engine].append(ROUNDS / spent)
+    console.print(f"mlp, {HOSPITALS} hospitals, {ROUNDS} rounds, {REPEATS} runs each, in turn")
+    for engine, values in seconds.items():
+        console.print(
+            f"  {engine}: whole command {statistics.median(values):.1f} s (median), "
+            f"{statistics.median(rounds[engine]):.1f} rounds/s"
+        )
+    pairs = zip(seconds["inprocess"], seconds["flower"], strict=True)
+    ratio = statistics.median(a / b for a, b in pairs)
+    console.print(f"  in process / flower, whole command: {ratio:.2f} (median of pairs)")
+
+
+def time_studies(console: Console, scratch: Path) -> None:
+    """Time the demo, with its peak memory, and the heart study where its data are."""
+    seconds = timed("sim", "run", "--out", str(scratch / "demo"))
+    # Before the engines: this is the largest of all child processes so far, in kilobytes on Linux.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    console.print(f"demo: {seconds:.1f} s, peak memory {peak:.0f} MB")
+    if not os.environ.get("GRANDROUNDS_DATA"):
+        console.print("heart, 5 seeds, all arms: not run, GRANDROUNDS_DATA is not set")
+        return
+    seconds = timed("sim", "run", "heart", "--seeds", "5", "--out", str(scratch / "heart"))
+    console.print(f"heart, 5 seeds, all arms: {seconds:.1f} s")
+
+
+def main() -> None:
+    """Print every figure."""
+    console = Console(highlight=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory() as folder:
+        time_studies(console, Path(folder))
+        compare_engines(console, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

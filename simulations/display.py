@@ -1,0 +1,123 @@
+"""What a run shows on the terminal: progress on standard error, a table at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from server.store import Store
+
+_POLL_S = 0.25
+
+
+@contextmanager
+def live_progress(console: Console, run_dir: Path, *, rounds: int) -> Iterator[None]:
+    """Show how many rounds of all jobs are done, read from the run store, whatever the engine."""
+    columns = (
+        TextColumn("federated rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )  # fmt: skip
+    if rounds == 0 or not console.is_terminal:
+        yield
+        return
+    done, store = threading.Event(), Store(run_dir)
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("rounds", total=rounds)
+
+        def watch() -> None:
+            while not done.wait(_POLL_S):
+                progress.update(task, completed=store.rounds_done())
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            store.close()
+
+
+def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Print the arms, the hospitals and the promise."""
+    console.print(_arms(metrics))
+    console.print(_sites(metrics))
+    privacy = metrics["privacy"]
+    console.print(f"privacy: {privacy['statement']}")
+    if privacy["private"]:
+        console.print(
+            f"  sigma {privacy['sigma']:g}, sampling rate {privacy['sampling_rate']:g}, "
+            f"{privacy['steps']} steps; {privacy['accountant']}; noise: {privacy['noise']}"
+        )
+    console.print(f"split: {metrics['split']}")
+    console.print(
+        "All figures in the tables but the released ones are exact: they would not leave a hospital."
+    )
+
+
+def _arms(metrics: Mapping[str, Any]) -> Table:
+    title = f"{metrics['title']}: mean over hospitals, {metrics['seeds']} seed(s)"
+    table = Table(title=title, box=SIMPLE_HEAD, caption="± is the spread over seeds")
+    table.add_column("arm")
+    table.add_column("epsilon", justify="right")
+    for form in ("shared", "adapted"):
+        for figure in ("AUC", "acc.", "Brier"):
+            table.add_column(f"{form}\n{figure}", justify="right", no_wrap=True)
+    for name, arm in metrics["arms"].items():
+        epsilon = f"{arm['epsilon']:.3g}" if arm["private"] else "-"
+        table.add_row(name, epsilon, *_figures(arm), *_figures(arm["adapted"]))
+    return table
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    auc = _number(row["mean_auc"]) + (f" ±{row['sd_auc']:.3f}" if row["sd_auc"] else "")
+    return [auc, _number(row["mean_accuracy"]), _number(row["mean_brier"])]
+
+
+def _sites(metrics: Mapping[str, Any]) -> Table:
+    main = metrics["main_arm"]
+    table = Table(
+        title=f"Hospitals: {main} and local",
+        box=SIMPLE_HEAD,
+        caption="released: with the noise that leaves the hospital, first seed, 95 % interval",
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("hospital", no_wrap=True)
+    for heading in ("size", "AUC\nlocal", "\nshared", "\nadapted", "Brier\nlocal", "\nadapted"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("AUC\nreleased", justify="right", no_wrap=True)
+    for site in metrics["sites"]:
+        if not site["arms"]:
+            table.add_row(site["name"], str(site["declared"]), site["status"])
+            continue
+        own, alone = site["arms"].get(main), site["arms"].get("local")
+        table.add_row(
+            site["name"],
+            str(site["declared"]),
+            _number(alone and alone["auc"]),
+            _number(own["auc"]),
+            _number(own["adapted"]["auc"]),
+            _number(alone and alone["brier"]),
+            _number(own["adapted"]["brier"]),
+            _released(site["private"]),
+        )
+    return table
+
+
+def _released(private: Mapping[str, Any] | None) -> str:
+    if private is None:
+        return "-"
+    if private["auc"] is None:
+        return "too noisy"
+    return f"{private['auc']:.2f} ({private['auc_low']:.2f} to {private['auc_high']:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

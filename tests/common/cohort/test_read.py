@@ -1,0 +1,211 @@
+"""Reading a whole cohort: one patient in one part, and the real files as they are."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.cohort.read import CohortSource, read_cohort
+from common.errors import DataError
+from common.study import CohortSchema, load_study
+
+ROOT = Path(__file__).parents[3]
+DATA = os.environ.get("GRANDROUNDS_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="GRANDROUNDS_DATA is not set: no real data here")
+
+AGE = {"name": "age", "range": [0, 1000], "center": 0, "scale": 1}
+LABEL = {"column": "y", "classes": ["no", "yes"]}
+
+
+def schema(**values):
+    return CohortSchema.model_validate({"label": LABEL, "features": [AGE], **values})
+
+
+def source(path, **values):
+    given = {"name": "va", "path": path, "declared": 100, "split_key": b"k", **values}
+    return CohortSource(**given)
+
+
+def table(path, rows, header="id,age,y"):
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def ages(part):
+    return sorted(part.x.flatten().int().tolist())
+
+
+def many(patients):
+    """Patients of one to four records; age is the patient's number, the outcome its parity."""
+    return [
+        (f"p{p}", p, "yes" if p % 2 else "no") for p in range(patients) for _ in range(1 + p % 4)
+    ]
+
+
+@pytest.mark.parametrize("split", ["keyed", "stratified"])
+def test_a_patient_is_in_one_part_with_all_its_records(tmp_path, split):
+    # Broken once: a split by record lets the evaluation see patients it has learned from.
+    rows = many(60)
+    path = table(tmp_path / "c.csv", np.random.default_rng(0).permutation(rows).tolist())
+    cohort = read_cohort(source(path, split=split), schema(patient="id"))
+    assert set(ages(cohort.train)).isdisjoint(ages(cohort.holdout))
+    assert cohort.train.patients + cohort.holdout.patients == 60
+    together = Counter(ages(cohort.train)) + Counter(ages(cohort.holdout))
+    assert together == Counter(age for _, age, _ in rows)
+    for part in (cohort.train, cohort.holdout):
+        by_patient = {(int(p), int(x)) for p, x in zip(part.patient, part.x, strict=True)}
+        assert len(by_patient) == part.patients  # one number a patient, one patient a number
+        assert sorted({p for p, _ in by_patient}) == list(range(part.patients))
+        assert (part.y == part.x.flatten().long() % 2).all()
+
+
+def test_values_have_the_declared_types_and_the_name_and_count_of_the_source(tmp_path):
+    cohort = read_cohort(source(table(tmp_path / "c.csv", many(30))), schema(patient="id"))
+    assert (cohort.name, cohort.declared) == ("va", 100)
+    assert cohort.train.x.dtype == torch.float32
+    assert cohort.train.y.dtype == cohort.train.patient.dtype == torch.int64
+
+
+def test_one_patient_more_leaves_all_others_where_they_were(tmp_path):
+    # The promise that the two parts compose in parallel rests on this.
+    rows = many(40)
+    rules = schema(patient="id")
+    before = read_cohort(source(table(tmp_path / "a.csv", rows)), rules)
+    after = read_cohort(source(table(tmp_path / "b.csv", [("new", 999, "no"), *rows])), rules)
+    for one, other in ((before.train, after.train), (before.holdout, after.holdout)):
+        assert ages(one) == [a for a in ages(other) if a != 999]
+    assert before.train.patients + before.holdout.patients == 40
+    assert after.train.patients + after.holdout.patients == 41
+
+
+def test_another_key_is_another_split(tmp_path):
+    path, rules = table(tmp_path / "c.csv", many(60)), schema(patient="id")
+    one, other = (read_cohort(source(path, split_key=k), rules) for k in (b"a", b"b"))
+    assert ages(one.train) != ages(other.train)  # equal by chance with probability below 1e-11
+
+
+def test_without_an_id_column_each_record_is_a_patient(tmp_path):
+    path = table(tmp_path / "c.csv", [(i, i, "no") for i in range(50)])
+    cohort = read_cohort(source(path), schema())
+    assert cohort.train.patients == len(cohort.train.x)
+    assert cohort.train.patients + cohort.holdout.patients == 50
+
+
+def test_a_stratified_patient_counts_by_its_highest_class(tmp_path):
+    # Ten patients with one 'yes' among their records and ten without: each part gets half of both.
+    rows = [(f"p{p}", p, "yes" if p < 10 and r else "no") for p in range(20) for r in (0, 1)]
+    rules = schema(patient="id", train_fraction=0.5)
+    cohort = read_cohort(source(table(tmp_path / "c.csv", rows), split="stratified"), rules)
+    for part in (cohort.train, cohort.holdout):
+        assert sum(age < 10 for age in set(ages(part))) == 5
+        assert part.patients == 10
+
+
+def test_notes_stay_with_the_cohort(tmp_path):
+    rows = [*many(20), ("q", 5000, "no"), ("r", "?", "yes")]
+    cohort = read_cohort(source(table(tmp_path / "c.csv", rows)), schema(patient="id"))
+    assert cohort.notes == ("age: 1 out of [0, 1000], clamped", "age: 1 missing")
+
+
+@pytest.mark.parametrize("missing", ["", "?"])
+def test_a_record_without_a_patient_id_is_refused(tmp_path, missing):
+    # Broken once: all such records counted as one patient.
+    path = table(tmp_path / "c.csv", [*many(3), (missing, 5, "no")])
+    with pytest.raises(DataError, match="record 7 has no patient id in column 'id'") as caught:
+        read_cohort(source(path), schema(patient="id"))
+    assert "id" in caught.value.remedy
+
+
+def test_a_part_without_patients_is_refused(tmp_path):
+    path = table(tmp_path / "c.csv", [("a", 1, "no")])
+    with pytest.raises(DataError, match=r"site 'va': no patient falls into the (train|holdout)"):
+        read_cohort(source(path), schema(patient="id"))
+
+
+def test_a_file_of_the_other_kind_is_refused(tmp_path):
+    pictures = {"image": {"size": 8}, "label": LABEL}
+    with pytest.raises(DataError, match="holds images, and the study expects a table"):
+        read_cohort(source(tmp_path / "c.npz"), schema())
+    with pytest.raises(DataError, match="not an npz archive, and the study expects images"):
+        read_cohort(source(tmp_path / "c.csv"), CohortSchema.model_validate(pictures))
+
+
+@pytest.mark.parametrize(("suffix", "message"), [(".csv", "does not exist"), (".npz", "not exist")])
+def test_a_missing_file_is_named(tmp_path, suffix, message):
+    rules = schema() if suffix == ".csv" else CohortSchema.model_validate(
+        {"image": {"size": 8}, "label": LABEL}
+    )
+    with pytest.raises(DataError, match=message):
+        read_cohort(source(tmp_path / f"none{suffix}"), rules)
+
+
+def test_images_are_parted_by_patient(tmp_path):
+    patient = np.repeat(np.arange(20), 3)
+    images = np.broadcast_to(patient[:, None, None], (60, 8, 8)).astype(np.uint8)
+    path = tmp_path / "c.npz"
+    np.savez(path, images=images, y=np.full(60, "no"), patient=patient)
+    rules = CohortSchema.model_validate(
+        {"image": {"size": 8}, "label": LABEL, "patient": "patient", "max_records": 3}
+    )
+    cohort = read_cohort(source(path), rules)
+    for part in (cohort.train, cohort.holdout):
+        assert part.x.shape == (3 * part.patients, 1, 8, 8)
+        seen = ((part.x[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
+        assert set(Counter(seen).values()) == {3}
+    assert cohort.train.patients + cohort.holdout.patients == 20
+
+
+# Real data.
+
+HEART = {"cleveland": 303, "hungary": 294, "switzerland": 123, "va": 200}
+
+
+@needs_data
+@pytest.mark.parametrize("name", HEART)
+@pytest.mark.parametrize("split", ["keyed", "stratified"])
+def test_the_four_heart_files_are_read_whole(name, split):
+    study = load_study(ROOT / "simulations" / "studies" / "heart.toml")
+    path = Path(DATA) / study.simulation.sites[name].path
+    lines = [line.split(",") for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) == HEART[name]
+    positive = sum(float(line[13]) > 0 for line in lines)  # diseased vessels, the last column
+    cohort = read_cohort(source(path, split=split), study.cohort)
+    parts = (cohort.train, cohort.holdout)
+    assert sum(p.patients for p in parts) == len(lines)
+    assert sum(int(p.y.sum()) for p in parts) == positive
+    for p in parts:
+        assert p.x.shape == (p.patients, *study.cohort.input_shape)
+        assert torch.isfinite(p.x).all()
+    notes = dict(note.split(": ") for note in cohort.notes if "missing" in note.split(": ")[1])
+    missing = sum(line[11] in ("?", "") for line in lines)  # vessels seen by fluoroscopy
+    assert notes.get("ca", "0 missing") == f"{missing} missing"
+
+
+@needs_data
+def test_chest_x_rays_are_read_by_patient():
+    path = Path(DATA) / "chestxray" / "chestxray_28.npz"
+    rules = CohortSchema.model_validate(
+        {
+            "patient": "patient",
+            "max_records": 4,
+            "label": {
+                "column": "labels",
+                "classes": ["normal", "pneumonia"],
+                "map": {"0": "normal", "1": "pneumonia", "2": "pneumonia"},
+            },
+            "image": {"size": 28},
+        }
+    )
+    cohort = read_cohort(source(path, declared=3100), rules)
+    parts = (cohort.train, cohort.holdout)
+    with np.load(path) as raw:
+        labels, patients = raw["labels"], raw["patient"]
+    assert sum(len(p.x) for p in parts) == len(labels) == 5856
+    assert sum(p.patients for p in parts) == len(set(patients.tolist())) == 3118
+    assert sum(int(p.y.sum()) for p in parts) == int((labels > 0).sum())
+    sizes = Counter(Counter(patients.tolist()).values())
+    found = sum((Counter(torch.bincount(p.patient).tolist()) for p in parts), Counter())
+    assert found == sizes  # no patient was cut in two

@@ -1,0 +1,173 @@
+"""Flower's ServerApp: what it reads from the run configuration, and how each ending is recorded."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, Message
+
+import client.app
+import server.app
+import server.rounds
+from client.agent import agent_of
+from common.errors import GrandroundsError, RunError, StudyError
+from common.models import initial_params
+from common.plan import write_plan
+from common.wire import unpack
+from server.checkpoint import at_round, checkpoint_folder, load_state
+from server.store import Store
+from simulations.grid import ClientCallable, InProcessGrid, server_context
+from tests.small_world import hospital, small_plan
+
+SITES = ("alpha", "beta")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    agent_of.cache_clear()
+    # Random initial weights, so that the seed shows.
+    plan = small_plan(model={"name": "mlp", "hidden": [3]}, rounds={"count": 2})
+    (tmp_path / "run").mkdir()
+    for seed, name in enumerate(SITES):
+        hospital(tmp_path / "sites" / name, plan, seed=seed)
+    yield {
+        "run-dir": str(tmp_path / "run"),
+        "plan": str(write_plan(plan, tmp_path)),
+        "sites-dir": str(tmp_path / "sites"),
+        "job": "main",
+        "seed": 5,
+        "nodes": 2,
+    }
+    for name in SITES:
+        agent_of(tmp_path / "sites" / name).close()
+    agent_of.cache_clear()
+
+
+def start(config: dict[str, Any], client_app: ClientCallable = client.app.app) -> None:
+    nodes = {number + 1: {"partition-id": number} for number in range(len(SITES))}
+    server.app.app(
+        InProcessGrid(client_app, nodes=nodes, run_config=config), server_context(config)
+    )
+
+
+def job(config: dict[str, Any]) -> dict[str, Any]:
+    store = Store(Path(config["run-dir"]))
+    row = store.job(config["job"])
+    store.close()
+    assert row is not None
+    return row
+
+
+def state(config: dict[str, Any], number: int) -> Any:
+    return load_state(at_round(checkpoint_folder(Path(config["run-dir"]), config["job"]), number))
+
+
+def test_a_run_ends_finished_with_its_study_and_its_code_on_record(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    start(config)
+    row = job(config)
+    assert (row["status"], row["message"], row["remedy"]) == ("finished", "", "")
+    assert row["digest"] == Path(config["plan"]).stem
+    assert row["code"] == str(Path(server.app.__file__).parent)
+    assert state(config, 2).round == 2
+
+
+def test_the_seed_gives_the_initial_weights(config: dict[str, Any]) -> None:
+    start(config)
+    study = small_plan(model={"name": "mlp", "hidden": [3]}, rounds={"count": 2}).study
+    for name, value in initial_params(study, seed=5).items():
+        assert torch.equal(state(config, 0).params[name], value)
+
+
+def test_an_interrupt_is_recorded_and_the_run_resumes(config: dict[str, Any]) -> None:
+    def interrupted(message: Message, context: Context) -> Message:
+        if unpack(message.content).header["round"] == 2:
+            raise KeyboardInterrupt
+        return client.app.app(message, context)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(config, interrupted)
+    row = job(config)
+    assert (row["status"], row["remedy"]) == ("interrupted", "resume the run")
+    start(config)
+    assert job(config)["status"] == "finished"
+    assert job(config)["message"] == ""
+
+
+def test_a_failure_is_recorded_with_its_message_and_remedy(config: dict[str, Any]) -> None:
+    def failing(message: Message, context: Context) -> Message:
+        raise OSError("cable")
+
+    with pytest.raises(RunError, match="cable") as caught:
+        start(config, failing)
+    row = job(config)
+    assert row["status"] == "failed"
+    assert (row["message"], row["remedy"]) == (caught.value.message, caught.value.remedy)
+
+
+def test_a_full_disk_is_one_clear_message_and_the_run_resumes(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: Any, *args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.rounds, "save_state", full)
+        with pytest.raises(RunError, match="disk of .* is full") as caught:
+            start(config)
+    assert config["run-dir"] in caught.value.message
+    assert caught.value.remedy == "free some space, then resume the run"
+    start(config)
+    assert job(config)["status"] == "finished"
+
+
+def test_another_error_of_the_system_is_not_called_a_full_disk(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(state: Any, *args: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(server.rounds, "save_state", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        start(config)
+
+
+def test_a_job_is_not_resumed_with_another_study(config: dict[str, Any], tmp_path: Path) -> None:
+    start(config)
+    other = write_plan(small_plan(name="other"), tmp_path)
+    with pytest.raises(RunError, match="ran with study"):
+        start({**config, "plan": str(other)})
+    assert job(config)["digest"] == Path(config["plan"]).stem
+
+
+def test_an_edited_plan_is_refused_before_anybody_is_asked(config: dict[str, Any]) -> None:
+    path = Path(config["plan"])
+    path.write_text(path.read_text().replace("clip = 1.0", "clip = 2.0"))
+    with pytest.raises(StudyError, match="does not hold the study"):
+        start(config, lambda message, context: pytest.fail("a hospital was asked"))
+
+
+def test_two_jobs_share_a_run_folder(config: dict[str, Any], tmp_path: Path) -> None:
+    start(config)
+    for name in SITES:
+        policy = tmp_path / "sites" / name / "policy.toml"
+        policy.write_text(policy.read_text().replace("runs = 1", "runs = 2"))
+        agent_of(tmp_path / "sites" / name).close()
+    agent_of.cache_clear()
+    second = {**config, "job": "second", "seed": 6}
+    start(second)
+    assert job(config)["status"] == job(second)["status"] == "finished"
+    first_weights, second_weights = state(config, 0).params, state(second, 0).params
+    assert any(not torch.equal(v, second_weights[k]) for k, v in first_weights.items())
+
+
+def test_a_failure_says_what_to_do(config: dict[str, Any]) -> None:
+    with pytest.raises(GrandroundsError) as caught:
+        start({**config, "plan": config["plan"] + ".absent"})
+    assert caught.value.remedy

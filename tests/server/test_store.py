@@ -1,0 +1,146 @@
+"""The run store: what was written is what is read, however often a round is repeated."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.errors import RunError, is_disk_full
+from server.store import Reply, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    store.close()
+
+
+def row(site: str, number: int, phase: str = "train", status: str = "ok", reason: str = "",
+        epsilon: float | None = None, reserves: int | None = None) -> dict[str, object]:
+    return {"job": "main", "round": number, "phase": phase, "site": site, "status": status,
+            "reason": reason, "epsilon": epsilon, "reserves": reserves}
+
+
+def test_a_job_starts_ends_and_starts_again(store: Store) -> None:
+    assert store.job("main") is None
+    store.start("main", digest="d" * 64, code="/code")
+    expected = {"job": "main", "digest": "d" * 64, "status": "running", "message": "",
+                "remedy": "", "code": "/code"}
+    assert store.job("main") == expected
+    store.end("main", status="failed", message="disk full", remedy="free some")
+    ended = {"status": "failed", "message": "disk full", "remedy": "free some"}
+    assert store.job("main") == expected | ended
+    store.start("main", digest="d" * 64, code="/code")
+    assert store.job("main") == expected
+    store.end("main", status="finished")
+    assert store.job("main") == expected | {"status": "finished"}
+
+
+def test_a_job_keeps_to_its_study(store: Store) -> None:
+    store.start("main", digest="d" * 64, code="")
+    store.end("main", status="finished")
+    with pytest.raises(RunError, match="dddddddddddd") as caught:
+        store.start("main", digest="e" * 64, code="")
+    assert "start a new run folder" in caught.value.remedy
+    job = store.job("main")
+    assert job is not None
+    assert (job["digest"], job["status"]) == ("d" * 64, "finished")
+    store.start("other", digest="e" * 64, code="")
+
+
+def test_members_are_kept_by_name_and_the_last_word_stands(store: Store) -> None:
+    store.member("main", site="alpha", declared=None, status="left out: silent")
+    store.member("main", site="alpha", declared=40, status="took part")
+    store.member("other", site="beta", declared=9, status="took part")
+    assert store.members("main") == [
+        {"job": "main", "site": "alpha", "declared": 40, "status": "took part"}
+    ]
+
+
+def test_a_round_keeps_every_answer_and_counts_the_good_ones(store: Store) -> None:
+    answers = [
+        Reply("beta", "refused", "study not approved here"),
+        Reply("alpha", "ok", epsilon=0.5, reserves=2),
+        Reply("gamma", "silent", "no answer within 9 s"),
+    ]
+    store.round("main", number=1, phase="train", answers=answers, seconds=1.5)
+    store.round("main", number=1, phase="evaluate", answers=answers[1:2], seconds=9.0)
+    assert store.replies("main") == [
+        row("alpha", 1, "evaluate", epsilon=0.5, reserves=2),
+        row("alpha", 1, epsilon=0.5, reserves=2),
+        row("beta", 1, status="refused", reason="study not approved here"),
+        row("gamma", 1, status="silent", reason="no answer within 9 s"),
+    ]
+    db = sqlite3.connect(store.path)
+    # Only training rounds are rounds.
+    assert db.execute("SELECT * FROM rounds").fetchall() == [("main", 1, 1, 1.5)]
+    db.close()
+
+
+def test_a_repeated_round_replaces_itself(store: Store) -> None:
+    for status, reserves in (("failed", None), ("ok", 2)):
+        answers = [Reply("alpha", status, reserves=reserves)]
+        store.round("main", number=1, phase="train", answers=answers, seconds=1)
+    assert store.replies("main") == [row("alpha", 1, reserves=2)]
+    assert store.rounds_done() == 1
+
+
+def test_rounds_of_all_jobs_are_counted(store: Store) -> None:
+    assert store.rounds_done() == 0
+    for job, number in (("main", 1), ("main", 2), ("other", 1)):
+        store.round(job, number=number, phase="train", answers=[], seconds=1)
+    assert store.rounds_done() == 3
+
+
+def test_histograms_come_back_exactly(store: Store) -> None:
+    counts = [[[0.1, -2.5], [3.0, 1e-300]]]
+    store.histogram("main", site="alpha", sigma=1.633, counts=counts)
+    store.histogram("other", site="alpha", sigma=9.0, counts=[])
+    assert store.histograms("main") == {"alpha": (1.633, counts)}
+
+
+def test_another_process_reads_what_was_written_before_the_store_is_closed(
+    store: Store, tmp_path: Path
+) -> None:
+    store.start("main", digest="d" * 64, code="")
+    reader = Store(tmp_path)
+    assert reader.job("main") is not None
+    reader.close()
+
+
+def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    db = sqlite3.connect(tmp_path / "run.sqlite")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(RunError, match="version 99") as caught:
+        Store(tmp_path)
+    assert "later" in caught.value.remedy
+
+
+def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    content = b"this is not a database" * 100
+    (tmp_path / "run.sqlite").write_bytes(content)
+    with pytest.raises(RunError, match=r"run\.sqlite"):
+        Store(tmp_path)
+    assert (tmp_path / "run.sqlite").read_bytes() == content
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="absent"):
+        Store(tmp_path / "absent")
+
+
+def test_a_full_disk_is_told_apart_from_a_broken_store(store: Store) -> None:
+    with store._open() as db:
+        (pages,) = db.exec_driver_sql("PRAGMA page_count").one()
+
+    with pytest.raises(OSError) as caught, store._open() as db:  # noqa: PT011, PT012
+        db.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        db.exec_driver_sql("CREATE TABLE large (x)")
+        db.exec_driver_sql("INSERT INTO large VALUES (zeroblob(100000))")
+    assert is_disk_full(caught.value)

@@ -1,0 +1,332 @@
+"""The command line as a user meets it: results, mistakes, interrupts, resumption."""
+
+import errno
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import client.agent
+from common.cli import main
+from common.schema import dump_toml
+from common.study import load_study
+from simulations.session import find_study
+
+ARMS = "local,reptile"
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GRANDROUNDS_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["grandrounds", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            sys.exit(0)
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def study_file(folder, **changes):
+    """Write the default study with some tables changed: learner={"local_steps": 2}."""
+    values = load_study(find_study("breast_cancer")).model_dump(mode="json")
+    for table, change in changes.items():
+        values[table] = values[table] | change if isinstance(values[table], dict) else change
+    path = folder / "study.toml"
+    path.write_text(dump_toml(values))
+    return path
+
+
+def two_sites(folder, *, first="id,x,outcome\n", rows=80, **changes):
+    """Write a study of two hospitals with files of their own; `first` is put before the rows."""
+    (folder / "a.csv").write_text(
+        first + "".join(f"p{i},{(i * 37 % 101) / 10},{'yn'[i % 2]}\n" for i in range(rows))
+    )
+    (folder / "b.csv").write_text(
+        "id,x,outcome\n" + "".join(f"q{i},{(i * 53 % 97) / 10},{'yn'[i % 3 == 0]}\n" for i in range(80))
+    )
+    label = {"column": "outcome", "classes": ["no", "yes"], "map": {"n": "no", "y": "yes"}}
+    values = {
+        "name": "two",
+        "cohort": {
+            "patient": "id",
+            "label": label,
+            "features": [{"name": "x", "range": [0, 10]}],
+        },
+        "learner": {"learning_rate": 0.5, "local_steps": 2},
+        "rounds": {"count": 2, "quorum": 1},
+        "privacy": {"epsilon": 3.0, "delta": 1e-3},
+        "simulation": {
+            "arms": ["local", "reptile"],
+            "sites": {n: {"path": f"{n}.csv", "declared": 80} for n in "ab"},
+        },
+    }
+    for table, change in changes.items():
+        values[table] |= change
+    path = folder / "two.toml"
+    path.write_text(dump_toml(values))
+    return path
+
+
+def test_the_default_study_gives_the_documented_json_and_files(cli):
+    code, out, err = cli("sim", "run", "--seeds", 2, "--out", "run", "--json")
+    metrics = json.loads(out)
+    assert code == 0
+    assert "run folder: run" in err
+    assert {"run_dir", "study_digest", "seconds", "rounds", "privacy", "arms", "sites"} <= set(metrics)
+    promise = {
+        *("epsilon", "delta", "unit", "adjacency", "accountant", "sigma"),
+        *("sampling_rate", "steps", "releases"),
+    }
+    assert promise <= set(metrics["privacy"])
+    assert list(metrics["arms"]) == ["majority", "local", "pooled", "fedavg", "reptile"]
+    figures = {"mean_auc", "mean_accuracy", "weighted_accuracy", "sd_auc", "sd_accuracy"}
+    for arm in metrics["arms"].values():
+        assert figures | {"epsilon", "adapted"} <= set(arm)
+        assert figures <= set(arm["adapted"])
+    assert metrics["arms"]["reptile"]["epsilon"] == pytest.approx(3.0, abs=1e-3)
+    assert metrics["arms"]["local"]["epsilon"] is None
+    assert [s["name"] for s in metrics["sites"]] == [
+        *("harbour", "hillside", "island", "lakeside", "university", "valley")
+    ]
+    assert {"auc", "auc_low", "auc_high"} <= set(metrics["sites"][0]["private"])
+    names = {p.name for p in Path("run").iterdir()}
+    assert {
+        *("study.toml", "metrics.json", "run.sqlite", "checkpoints"),
+        *("model.safetensors", "model_card.md", "report.html"),
+    } <= names
+    assert json.loads(Path("run/metrics.json").read_text()) == metrics
+    assert not [p for p in Path("run").rglob("*") if p.suffix in {".pkl", ".pt", ".pth"}]
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_seed_others(cli):
+    def arms(seed, out):
+        _, text, _ = cli("sim", "run", "--arms", ARMS, "--seeds", 1, "--seed", seed,
+                         "--out", out, "--json")  # fmt: skip
+        return json.loads(text)["arms"]
+
+    first = arms(5, "a")
+    assert arms(5, "b") == first
+    assert arms(6, "c") != first
+
+
+def test_another_epsilon_is_another_study_and_says_so(cli):
+    _, text, _ = cli("sim", "run", "--arms", "reptile", "--seeds", 1, "--out", "a", "--json")
+    code, other, err = cli("sim", "run", "--arms", "reptile", "--seeds", 1, "--out", "b",
+                           "--epsilon", 8, "--json")  # fmt: skip
+    before, after = json.loads(text), json.loads(other)
+    assert code == 0
+    assert before["study_digest"] != after["study_digest"]
+    assert after["study_digest"][:16] in err
+    assert after["privacy"]["epsilon"] == pytest.approx(8.0, abs=5e-3)
+    assert after["privacy"]["sigma"] < before["privacy"]["sigma"]
+
+
+def test_without_privacy_every_page_says_so(cli):
+    code, out, err = cli("sim", "run", "--arms", "reptile", "--seeds", 1, "--out", "run",
+                         "--epsilon", "none")  # fmt: skip
+    assert code == 0
+    assert "not private" in out.lower()
+    assert "NOT PRIVATE" in err
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["privacy"]["epsilon"] is None
+    assert metrics["arms"]["reptile"]["epsilon"] is None
+    for page in ("report.html", "model_card.md"):
+        assert "not private" in Path("run", page).read_text().lower()
+
+
+def test_ctrl_c_in_a_round_is_resumed_to_the_same_weights(cli, monkeypatch):
+    options = ("--arms", "reptile", "--seeds", 2)
+    assert cli("sim", "run", *options, "--out", "whole")[0] == 0
+    handle, calls = client.agent.Agent.handle, []
+
+    def interrupted(self, request):
+        calls.append(request.header["kind"])
+        if calls.count("train") == 15:  # the third hospital of the third round
+            calls.append("train")
+            raise KeyboardInterrupt
+        return handle(self, request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.agent.Agent, "handle", interrupted)
+        code, _, err = cli("sim", "run", *options, "--out", "cut")
+    assert code == 130
+    assert "--resume cut" in err
+    assert cli("report", "cut")[0] == 3  # readable: it says that there are no metrics yet
+    code, _, _ = cli("sim", "run", "--resume", "cut")
+    assert code == 0
+    whole, cut = (load_file(f"{n}/model.safetensors") for n in ("whole", "cut"))
+    assert all(bool((whole[k] == cut[k]).all()) for k in whole)
+    metrics = [json.loads(Path(n, "metrics.json").read_text()) for n in ("whole", "cut")]
+    assert metrics[0]["arms"] == metrics[1]["arms"]
+
+
+def test_a_round_paid_twice_is_shown_in_the_promise(cli, monkeypatch):
+    learner = client.agent.learner_for
+    crashes = iter([True])
+
+    def crashing(plan):
+        made = learner(plan)
+
+        def adapt(*arguments):
+            if next(crashes, False):
+                raise KeyboardInterrupt  # after the reserve, before the commit
+            return made.adapt(*arguments)
+
+        return type(made)(made.name, made.init, adapt, made.apply)
+
+    monkeypatch.setattr(client.agent, "learner_for", crashing)
+    options = ("--arms", "reptile", "--seeds", 1)
+    assert cli("sim", "run", *options, "--out", "run")[0] == 130
+    code, out, _ = cli("sim", "run", "--resume", "run", "--json")
+    assert code == 0
+    # Six rounds are planned at epsilon 3; one hospital reserved seven.
+    assert json.loads(out)["privacy"]["epsilon"] > 3.1
+
+
+def test_a_full_disk_is_one_message_and_the_run_resumes(cli, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) > 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, err = cli("sim", "run", "--arms", "reptile", "--seeds", 1, "--out", "run")
+    assert code == 3
+    assert "disk" in err
+    assert "full" in err
+    assert "Traceback" not in err
+    assert not list(Path("run").rglob(".*.safetensors*"))  # no half-written file
+    assert cli("sim", "run", "--resume", "run")[0] == 0
+
+
+def test_a_hospital_below_the_minimum_is_left_out_and_shown(cli, tmp_path):
+    path = study_file(tmp_path, cohort={"min_declared": 45})
+    code, out, err = cli("sim", "run", path, "--arms", ARMS, "--seeds", 1, "--out", "r", "--json")
+    sites = {s["name"]: s for s in json.loads(out)["sites"]}
+    assert code == 0
+    assert sites["island"]["status"] == "left out: declared 40 is below the minimum of 45"
+    assert sites["island"]["arms"] == {}
+    assert "island is left out" in err
+    assert "island" in Path("r/report.html").read_text()
+
+
+def test_values_out_of_range_are_clamped_and_counted_at_the_site(cli, tmp_path):
+    path = two_sites(tmp_path, first="id,x,outcome\nwild,1e9,y\n")
+    code, out, err = cli("sim", "run", path, "--data", tmp_path, "--out", "run", "--json")
+    assert code == 0
+    log = Path("run/sites/reptile-seed-0/a/site.log").read_text()
+    assert "x: 1 out of [0, 10], clamped" in log
+    assert "clamped" not in Path("run/metrics.json").read_text()
+    assert not Path("run/sites/reptile-seed-0/b/site.log").exists()
+
+
+MISTAKES = {
+    "unknown key": ({"learner": {"local_stepz": 3}}, "", "learner.local_stepz", 2),
+    "bad value": ({"rounds": {"count": 0}}, "", "rounds.count is 0", 2),
+    "all too small": ({"cohort": {"min_declared": 500}}, "", "cohort.min_declared is 500", 2),
+    "no such noise": (
+        {"privacy": {"epsilon": 1e-6, "delta": 1e-9}}, "", "privacy.epsilon is 1e-06", 2,
+    ),
+    "unknown label": ({}, "id,x,outcome\np,1,maybe\n", "label 'maybe'", 2),
+    "missing column": ({}, "id,z,outcome\n", "no column 'x'", 2),
+    "not a number": ({}, "id,x,outcome\np,tall,y\n", "'tall'", 2),
+    "quorum": ({"rounds": {"quorum": 3}}, "", "rounds.quorum", 3),
+    "delta": ({"privacy": {"delta": 0.01}}, "", "delta above 1/(10 x declared size)", 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_with_a_remedy(cli, tmp_path, mistake):
+    changes, first, message, expected = MISTAKES[mistake]
+    path = two_sites(tmp_path, first=first or "id,x,outcome\n", **changes)
+    code, out, err = cli("sim", "run", path, "--data", tmp_path, "--out", "run")
+    assert code == expected
+    assert message in err
+    assert "remedy:" in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sim", "run", "nowhere.toml"], "'nowhere.toml'"),
+        (["sim", "run", "--engine", "steam"], "--engine is 'steam'"),
+        (["sim", "run", "--epsilon", "much"], "--epsilon is 'much'"),
+        (["sim", "run", "--epsilon", "-1"], "privacy.epsilon"),
+        (["sim", "run", "--arms", "magic"], "arm 'magic'"),
+        (["sim", "run", "--split", "odd"], "simulation.split is 'odd'"),
+        (["sim", "run", "heart"], "no data folder is given"),
+        (["sim", "run", "heart", "--data", "nowhere"], "does not exist"),
+        (["sim", "run", "--resume", "nowhere"], "holds no run to resume"),
+        (["sim", "run", "--resume", "nowhere", "--seeds", "3"], "--seeds is given too"),
+        (["study", "check", "nowhere.toml"], "does not exist"),
+        (["report", "nowhere"], "holds no metrics.json"),
+    ],
+)
+def test_a_wrong_option_names_itself(cli, arguments, message):
+    code, _, err = cli(*arguments)
+    assert code in (2, 3)
+    assert message in err
+    assert "remedy:" in err
+
+
+def test_an_empty_file_is_refused_by_name(cli, tmp_path):
+    path = two_sites(tmp_path)
+    (tmp_path / "a.csv").write_text("")
+    code, _, err = cli("sim", "run", path, "--data", tmp_path)
+    assert code == 2
+    assert "a.csv" in err
+    assert "is empty" in err
+
+
+def test_a_used_run_folder_is_not_overwritten(cli):
+    options = ("sim", "run", "--arms", "majority", "--seeds", 1, "--out", "run")
+    assert cli(*options)[0] == 0
+    code, _, err = cli(*options)
+    assert code == 3
+    assert "already holds a run" in err
+
+
+def test_study_check_says_what_leaves_and_what_it_costs(cli):
+    code, out, _ = cli("study", "check", find_study("heart"))
+    assert code == 0
+    for words in ("What leaves it", "delta 0.0003", "unit: patient", "add/remove", "PLD", "0.3566"):
+        assert words in out
+    code, out, _ = cli("study", "check", find_study("heart"), "--json")
+    assert json.loads(out)["epsilon_by_round"][-1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_every_command_has_help_with_an_example(cli):
+    for command in (["sim", "run"], ["study", "check"], ["report"]):
+        code, out, _ = cli(*command, "--help")
+        assert code == 0
+        assert "Example: grandrounds" in out
+
+
+def test_the_commands_of_the_readme_exist(cli):
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    commands = re.findall(r"^grandrounds (.*?)(?:  +#.*)?$", text, flags=re.MULTILINE)
+    assert len(commands) >= 7
+    for command in commands:
+        words = command.split()
+        known = words[:1] if words[0] == "report" else words[:2]
+        code, out, _ = cli(*known, "--help")
+        assert code == 0
+        for option in (w for w in words if w.startswith("--")):
+            assert option in out
