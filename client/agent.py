@@ -99,14 +99,19 @@ class Agent:
                 self._log.exception("request %s failed", request.header.get("kind"))
                 reason = Reason.FAILED
         self._log.info("refused: %s", reason)
-        return Envelope({"status": "refused", "reason": str(reason), "site": self._site.cohort.name})
+        return Envelope(
+            {"status": "refused", "reason": str(reason), "site": self._site.cohort.name}
+        )
 
     def _answer(self, request: Envelope) -> Envelope:
         key = _key(request)
         study = self._study(key.digest)
         last = study.plan.study.rounds.count
-        in_plan = {"join": key.round == 0, "train": 1 <= key.round <= last,
-                   "evaluate": key.round == last}
+        in_plan = {
+            "join": key.round == 0,
+            "train": 1 <= key.round <= last,
+            "evaluate": key.round == last,
+        }
         if not in_plan[key.phase]:
             raise Refused(Reason.OUT_OF_PLAN)
         asked = getattr(self, f"_{key.phase}")(key, study, request.payload)
@@ -138,7 +143,10 @@ class Agent:
             load_params(study.model, theta)
             part = study.cohort.holdout
             counts = score_histogram(
-                predict(study.model, part.x).numpy(), part.y.numpy(), part.patient.numpy(), bins=bins
+                predict(study.model, part.x).numpy(),
+                part.y.numpy(),
+                part.patient.numpy(),
+                bins=bins,
             )
             noise = plan.evaluation_sigma * source.normal(counts.size).reshape(counts.shape)
             return {"counts": torch.from_numpy(counts + noise)}
@@ -158,7 +166,7 @@ class Agent:
         return self._studies[digest]
 
     def _source(self, key: Key) -> Source:
-        """Return the randomness of one release: secret, or in a simulation a function of its name."""
+        """Return one release's randomness: secret, or in a simulation a function of its name."""
         seed = self._site.policy.noise_seed
         if seed is None:
             return SecureSource()

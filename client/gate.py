@@ -2,8 +2,8 @@
 
     replay check -> policy -> ledger reserve -> compute -> release check -> ledger commit -> reply
 
-Digest and kind are settled by the agent before it asks for a release; a release without a price does
-not exist.
+Digest and kind are settled by the agent before it asks for a release; a release without a price
+does not exist.
 """
 
 from __future__ import annotations

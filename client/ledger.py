@@ -101,7 +101,7 @@ class Ledger:
         return cursor.lastrowid
 
     def commit(self, entry: int, key: Key, reply: bytes) -> None:
-        """Record the reply of a reserved entry, and drop the replies of the run's earlier rounds."""
+        """Record the reply of a reserved entry, and drop those of the run's earlier rounds."""
         with self.transaction():
             self._db.execute(
                 "UPDATE entries SET state = 'committed', reply = ? WHERE id = ?", (reply, entry)

@@ -83,7 +83,7 @@ class Policy(Table):
         return None if self._affordable(accounts) else Reason.BUDGET
 
     def _affordable(self, accounts: list[Account]) -> bool:
-        """Add up (epsilon, delta) over studies: a later study may depend on an earlier one's result."""
+        """Add up (epsilon, delta) over studies: a later one may depend on an earlier's result."""
         epsilons = [epsilon(a.events, delta=a.delta) for a in accounts if a.events]
         total_epsilon = math.fsum(e for e in epsilons if math.isfinite(e))
         protected = all(math.isfinite(e) for e in epsilons) or self.allow_unprotected

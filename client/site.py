@@ -1,10 +1,10 @@
 """A hospital's folder: which patients, under which policy, and the studies it approved.
 
-    DIR/cohort.toml      name, path of the data, declared size, split key, device
-    DIR/policy.toml      budget and what is allowed
-    DIR/approved/        plans, each named by its digest
-    DIR/ledger.sqlite    every release and its price
-    DIR/site.log         what only the hospital may see
+DIR/cohort.toml      name, path of the data, declared size, split key, device
+DIR/policy.toml      budget and what is allowed
+DIR/approved/        plans, each named by its digest
+DIR/ledger.sqlite    every release and its price
+DIR/site.log         what only the hospital may see
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the relay reaches the agent. Transports are found by entry point, so the relay imports none."""
+"""How the relay reaches the agent: by a transport found by entry point, so it imports none."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What hospitals and coordinator agree on: studies, models, learners, privacy, messages, figures."""
+"""What hospitals and coordinator agree on: studies, models, learners, privacy, messages."""

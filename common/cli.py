@@ -1,4 +1,4 @@
-"""The root command. Its groups are found by entry points, so that no package imports another for them."""
+"""The root command. Its groups are found by entry points: no package imports another for them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_root() -> Group:
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one message on standard error, never a traceback."""
+    """Run the command line. A user's mistake is one message, never a traceback."""
     try:
         build_root()()
     except GrandroundsError as error:
@@ -58,7 +58,7 @@ def main() -> None:
         complain(
             GrandroundsError(
                 f"the disk is full{where}",
-                remedy="free some space; a run then goes on with grandrounds sim run --resume RUN_DIR",
+                remedy="free some space; grandrounds sim run --resume RUN_DIR then goes on",
             )
         )
         sys.exit(3)

@@ -3,17 +3,7 @@
 A hospital releases nothing else about its held-out patients: for each class a histogram of the
 shared model's scores, one row for patients without the class and one for those with it, plus
 Gaussian noise in every cell. All figures below are functions of it, so they cost nothing further
-(post-processing).
-
-Intervals. A cell holds a Poisson number of patients plus noise. For a mean theta = A.h / B.h of
-the cells h, the interval is the set of values that the statistic (A - theta B).h does not reject,
-with the variance it would have if theta were true (Wilson 1927 for the patients, Fieller 1954 for
-a denominator that is itself noisy). It stays within the range of the figure; without noise,
-sensitivity, specificity and accuracy have exactly Wilson's interval. A patient with several
-records spreads over cells with weights w, sum 1; diag(w) - w w' is positive semi-definite, so the
-Poisson variance then errs on the safe side. Simulated coverage of the 95% intervals (60 to 500
-patients, noise 0 to 4, 10 and 20 bins, AUC .69 to .96) is 92 to 99%. It is a promise over all
-releases, 'too noisy to say' included: where nine in ten say that, the tenth may be a fluke (87%).
+(post-processing). `common.intervals` says how their intervals are made.
 
 Cost of binning. Scores inside a bin count as tied in the AUC, which is therefore low by about .01
 with ten bins and a strong model (.02 if it is overconfident too), half of that with twenty; the
@@ -21,16 +11,17 @@ upper end of its interval allows for the order within bins. Brier score and cali
 midpoint. A threshold inside a bin shares it out evenly.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import logit
 from scipy.stats import norm
 
-from common.metrics import MAX_SLOPE, THRESHOLDS, Array, fit_logistic
-
-_STEPS = 2000  # resolution of the inverted tests; ends are interpolated between steps
+from common.intervals import Estimate, auc, balanced, coefficient, macro, mean, total_brier
+from common.metrics import THRESHOLDS, Array
 
 
 @dataclass(frozen=True)
@@ -47,15 +38,6 @@ class ScoreHistogram:
     edges: Array
     counts: Array
     sigma: float
-
-
-@dataclass(frozen=True)
-class _Estimate:
-    """A figure with its interval; value None: too noisy, or nobody, to say."""
-
-    value: float | None
-    low: float
-    high: float
 
 
 def bin_edges(bins: int) -> Array:
@@ -163,13 +145,13 @@ def derive(
     z = float(norm.isf((1 - level) / 2))
     single = hist.counts.shape[0] == 1
     classes = [_class_figures(hist, counts, z) for counts in hist.counts]
-    rows: dict[str, _Estimate | None] = {
-        name: _macro([each[name] for each in classes]) for name in classes[0]
+    rows: dict[str, Estimate | None] = {
+        name: macro([each[name] for each in classes]) for name in classes[0]
     }
     slope, intercept = _calibration(hist, z) if single else (None, None)
     rows |= {"calibration_slope": slope, "calibration_intercept": intercept}
     if not single:
-        rows |= {"accuracy": None, "brier": _total_brier([each["brier"] for each in classes])}
+        rows |= {"accuracy": None, "brier": total_brier([each["brier"] for each in classes])}
     flat: dict[str, object] = {}
     for name, row in rows.items():
         flat[name] = None if row is None else row.value
@@ -191,123 +173,25 @@ def _check(hist: ScoreHistogram, level: float) -> None:
         raise ValueError(f"sigma {hist.sigma}, level {level}: give finite counts and sigma")
 
 
-def _class_figures(hist: ScoreHistogram, counts: Array, z: float) -> dict[str, _Estimate]:
+def _class_figures(hist: ScoreHistogram, counts: Array, z: float) -> dict[str, Estimate]:
     """Figures of one class against the rest."""
     sigma, half = hist.sigma, counts.shape[1] // 2
     middle = (hist.edges[:-1] + hist.edges[1:]) / 2
     called = np.arange(2 * half) >= half
     right = np.stack([~called, called]).astype(float)
     everyone = np.ones_like(counts)
+    error = np.stack([middle, 1 - middle]) ** 2
     healthy, sick = everyone * [[1.0], [0.0]], everyone * [[0.0], [1.0]]
-    sensitivity = _mean(counts, right * sick, sick, sigma, z)
-    specificity = _mean(counts, right * healthy, healthy, sigma, z)
+    sensitivity = mean(counts, right * sick, among=sick, sigma=sigma, z=z)
+    specificity = mean(counts, right * healthy, among=healthy, sigma=sigma, z=z)
     return {
-        "auc": _auc(counts, hist.edges, sigma, z),
-        "accuracy": _mean(counts, right, everyone, sigma, z),
-        "balanced_accuracy": _balanced(sensitivity, specificity),
+        "auc": auc(counts, hist.edges, sigma=sigma, z=z),
+        "accuracy": mean(counts, right, among=everyone, sigma=sigma, z=z),
+        "balanced_accuracy": balanced(sensitivity, specificity),
         "sensitivity": sensitivity,
         "specificity": specificity,
-        "brier": _mean(counts, np.stack([middle, 1 - middle]) ** 2, everyone, sigma, z),
+        "brier": mean(counts, error, among=everyone, sigma=sigma, z=z),
     }
-
-
-def _mean(counts: Array, cost: Array, among: Array, sigma: float, z: float) -> _Estimate:
-    """The mean, over patients in the cells `among`, of a cost in [0, 1] that depends on the cell.
-
-    Wilson's variance under theta, theta (1 - theta) a patient, times a dispersion, plus the noise.
-    The dispersion is 1 for costs of 0 and 1, less for others, and learned as if from one patient
-    of dispersion 1 more, so that a few equal patients do not make a figure look certain.
-    """
-    total = float((among * counts).sum())
-    if _too_noisy(total, among, sigma):
-        return _Estimate(None, 0.0, 1.0)
-    theta = np.linspace(0.0, 1.0, _STEPS + 1)
-    value = float((cost * counts).sum()) / total
-    spread, most = float((among * (cost - value) ** 2 * counts).sum()), value * (1 - value)
-    part = min(max(spread / (total * most), 0.0), 1.0) if most > 0 else 1.0
-    dispersion = (total * part + 1) / (total + 1)
-    square, line, one = (float((among * x).sum()) for x in (cost**2, cost, np.ones_like(cost)))
-    noise = sigma**2 * (square - 2 * theta * line + theta**2 * one)
-    return _invert(value, total, theta, dispersion * theta * (1 - theta) * total + noise, z)
-
-
-def _auc(counts: Array, edges: Array, sigma: float, z: float) -> _Estimate:
-    """The AUC: Hanley and McNeil's variance under theta (Newcombe's method), plus the noise."""
-    negative, positive = counts
-    n, p, bins = float(negative.sum()), float(positive.sum()), counts.shape[1]
-    if _too_noisy(n, np.ones(bins), sigma) or _too_noisy(p, np.ones(bins), sigma):
-        return _Estimate(None, 0.0, 1.0)
-    theta = np.linspace(0.0, 1.0, _STEPS + 1)
-    pairs = max((n + p) / 2 - 1, 0.0)
-    q1, q2 = theta / (2 - theta), 2 * theta**2 / (1 + theta)
-    sampling = n * p * (theta * (1 - theta) + pairs * (q1 + q2 - 2 * theta**2))
-
-    def within(ties: Array) -> _Estimate:
-        above = np.tri(bins, k=-1) + np.diag(ties)  # [positive bin, negative bin]
-        # The noise of u'Mv, M = above - theta, is sigma^2 (|Mv|^2 + |M'u|^2) + sigma^4 |M|^2 at
-        # the true u and v; the noisy ones exceed the first part by 2 sigma^4 |M|^2 on average.
-        wins = (above @ negative)[:, None] - theta * n
-        losses = (above.T @ positive)[:, None] - theta * p
-        size = (above**2).sum() - 2 * theta * above.sum() + theta**2 * bins**2
-        first, second = (wins**2).sum(axis=0) + (losses**2).sum(axis=0), sigma**4 * size
-        variance = sampling + np.maximum(sigma**2 * first - second, second)
-        return _invert(float(positive @ above @ negative) / (n * p), n * p, theta, variance, z)
-
-    # Within a bin of width w around m, scores spread evenly from a calibrated model win
-    # 1/2 + w / (12 m (1 - m)) of the pairs; a model without any skill there wins one half.
-    middle, width = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
-    least = within(np.full(bins, 0.5))
-    return replace(least, high=within(0.5 + width / (12 * middle * (1 - middle))).high)
-
-
-def _invert(value: float, scale: float, theta: Array, variance: Array, z: float) -> _Estimate:
-    """All theta with (scale (value - theta))^2 <= z^2 variance; value moved into their range."""
-    value = min(max(value, float(theta[0])), float(theta[-1]))
-    excess = (scale * (value - theta)) ** 2 - z**2 * variance
-    inside = np.flatnonzero(excess <= 0)
-    if not len(inside):  # narrower than one step
-        return _Estimate(value, value, value)
-
-    def end(kept: int, lost: int) -> float:
-        if not 0 <= lost < len(theta):
-            return float(theta[kept])
-        part = excess[lost] / (excess[lost] - excess[kept])
-        return float(theta[lost] + part * (theta[kept] - theta[lost]))
-
-    first, last = int(inside[0]), int(inside[-1])
-    return _Estimate(value, min(end(first, first - 1), value), max(end(last, last + 1), value))
-
-
-def _too_noisy(total: float, cells: Array, sigma: float) -> bool:
-    """Whether a sum of cells cannot be told from noise."""
-    return not total > 2 * sigma * float(np.sqrt((cells**2).sum()))
-
-
-def _balanced(a: _Estimate, b: _Estimate) -> _Estimate:
-    """Mean of two independent figures (method of variance recovery, Zou and Donner 2008)."""
-    if a.value is None or b.value is None:
-        return _Estimate(None, 0.0, 1.0)
-    value = (a.value + b.value) / 2
-    down = float(np.hypot(a.value - a.low, b.value - b.low)) / 2
-    up = float(np.hypot(a.high - a.value, b.high - b.value)) / 2
-    return _Estimate(value, value - down, value + up)
-
-
-def _macro(parts: Sequence[_Estimate]) -> _Estimate:
-    """Mean over the classes that are not too noisy."""
-    known = [(part.value, part.low, part.high) for part in parts if part.value is not None]
-    if not known:
-        return parts[0]
-    value, low, high = np.mean(known, axis=0).tolist()
-    return _Estimate(value, low, high)
-
-
-def _total_brier(parts: Sequence[_Estimate]) -> _Estimate:
-    """Brier score of all classes, at most 2: probabilities sum to one, as do outcomes."""
-    values = [part.value for part in parts if part.value is not None]
-    low, high = sum(part.low for part in parts), sum(part.high for part in parts)
-    value = min(sum(values), 2.0) if len(values) == len(parts) else None
-    return _Estimate(value, min(low, 2.0), min(high, 2.0))
 
 
 def _net_benefit(hist: ScoreHistogram, threshold: float, z: float) -> dict[str, float | None]:
@@ -320,11 +204,11 @@ def _net_benefit(hist: ScoreHistogram, threshold: float, z: float) -> dict[str, 
     treated = np.where(np.abs(treated - np.round(treated)) < 1e-9, np.round(treated), treated)
     gain, everywhere = np.array([[-odds], [1.0]]), np.ones_like(hist.counts[0])
 
-    def benefit(share: Array) -> _Estimate:
+    def benefit(share: Array) -> Estimate:
         cost = (gain * share + odds) / (1 + odds)  # gains run from -odds to 1, costs from 0 to 1
-        row = _mean(hist.counts[0], cost, everywhere, hist.sigma, z)
+        row = mean(hist.counts[0], cost, among=everywhere, sigma=hist.sigma, z=z)
         value = None if row.value is None else row.value * (1 + odds) - odds
-        return _Estimate(value, row.low * (1 + odds) - odds, row.high * (1 + odds) - odds)
+        return Estimate(value, row.low * (1 + odds) - odds, row.high * (1 + odds) - odds)
 
     row, everyone = benefit(treated), benefit(np.ones_like(treated))
     return {
@@ -336,45 +220,22 @@ def _net_benefit(hist: ScoreHistogram, threshold: float, z: float) -> dict[str, 
     }
 
 
-def _calibration(hist: ScoreHistogram, z: float) -> tuple[_Estimate | None, _Estimate | None]:
+def _calibration(hist: ScoreHistogram, z: float) -> tuple[Estimate | None, Estimate | None]:
     """Calibration slope, and intercept with the slope fixed at 1."""
     middle = (hist.edges[:-1] + hist.edges[1:]) / 2
     x = logit(middle)
     # Logits run to infinity in the first and last bin, where a midpoint says little. Choosing by
     # the score alone does not bias a regression on it, so the slope goes without these two.
     inner = slice(1, -1) if len(x) > 4 else slice(None)
-    slope = _line(hist.counts[0][:, inner], x[inner], hist.sigma, z, slope=True)
-    intercept = _line(hist.counts[0], x, hist.sigma, z, slope=False)
+    slope = coefficient(hist.counts[0][:, inner], x[inner], sigma=hist.sigma, z=z, slope=True)
+    intercept = coefficient(hist.counts[0], x, sigma=hist.sigma, z=z, slope=False)
     # The intercept keeps them. Scores crowd towards 0 and 1 there: the interval lets the mean of
     # either bin lie anywhere from its middle to half-way to its end.
     low, high = x.copy(), x.copy()
     low[-1], high[0] = -logit((1 - middle[-1]) / 2), logit(middle[0] / 2)
-    least = _line(hist.counts[0], low, hist.sigma, z, slope=False)
-    most = _line(hist.counts[0], high, hist.sigma, z, slope=False)
+    least = coefficient(hist.counts[0], low, sigma=hist.sigma, z=z, slope=False)
+    most = coefficient(hist.counts[0], high, sigma=hist.sigma, z=z, slope=False)
     if intercept is None or least is None or most is None:
         return slope, None
     low_end, high_end = min(intercept.low, least.low), max(intercept.high, most.high)
     return slope, replace(intercept, low=low_end, high=high_end)
-
-
-def _line(counts: Array, x: Array, sigma: float, z: float, *, slope: bool) -> _Estimate | None:
-    """Last coefficient of a logistic regression on x, or of one with x as offset."""
-    one = np.ones((len(x), 1))
-    design, offset = (np.column_stack([one, x]), 0.0 * x) if slope else (one, x)
-    fitted = fit_logistic(design, counts[1], counts[0], offset=offset)
-    if fitted is None or abs(float(fitted[0][-1])) > MAX_SLOPE:
-        return None
-    beta, information = fitted
-    mean = expit(design @ beta + offset)
-    # The last column, less what the intercept explains of it, carries the coefficient.
-    rest = design[:, -1] - (information[0, 1] / information[0, 0] if slope else 0.0)
-    each = np.tile(mean * (1 - mean) * rest**2, (2, 1))
-    bread = float((each * counts).sum())
-    if _too_noisy(bread, each, sigma):
-        return None
-    residual = np.stack([mean, 1 - mean]) * rest  # sandwich: White, Econometrica 1982
-    variance = float((residual**2 * (counts + sigma**2)).sum()) / bread**2
-    half = z * float(np.sqrt(max(variance, 0.0)))
-    if half > MAX_SLOPE:
-        return None
-    return _Estimate(float(beta[-1]), float(beta[-1]) - half, float(beta[-1]) + half)

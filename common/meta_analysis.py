@@ -4,6 +4,8 @@ Hospitals differ in their patients, so their true figures differ too: the pooled
 average hospital may expect, the prediction interval what the next one may.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,6 +6,8 @@ alone. What a hospital may release is derived in `common.evaluation` from a nois
 Every patient weighs the same: a patient with four images gives each of them weight 1/4.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 

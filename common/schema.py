@@ -84,8 +84,20 @@ _REMEDIES = {
     "string_pattern_mismatch": "use up to 64 of a-z, 0-9, '-' and '_', a letter or digit first",
     "literal_error": "use one of those",
     **dict.fromkeys(
-        ["int_type", "int_from_float", "int_parsing", "float_type", "float_parsing", "string_type",
-         "bool_type", "bool_parsing", "model_type", "dict_type", "tuple_type", "path_type"],
+        [
+            "int_type",
+            "int_from_float",
+            "int_parsing",
+            "float_type",
+            "float_parsing",
+            "string_type",
+            "bool_type",
+            "bool_parsing",
+            "model_type",
+            "dict_type",
+            "tuple_type",
+            "path_type",
+        ],
         "give a value of that kind",
     ),
 }

@@ -111,7 +111,8 @@ class CohortSchema(Table):
     """What the study expects of every hospital's cohort.
 
     Attributes:
-        patient: Column of the patient's id; without one each row is a patient, known by its number.
+        patient: Column of the patient's id; without one each record is a patient, known
+            by its content, so that one more or less changes nobody else's id.
         max_records: k, the most records of one patient that a step uses.
         train_fraction: Share of patients that learning may touch; the others evaluate.
         min_declared: A hospital that declares fewer patients is left out.

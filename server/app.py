@@ -1,7 +1,9 @@
-"""Flower's ServerApp: reads the plan and the run folder from the coordinator's disk and runs one job."""
+"""Flower's ServerApp: runs one job from the plan and the run folder on the coordinator's disk."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flwr.app import Context
@@ -20,32 +22,45 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the job that the run configuration names.
 
-    `run-dir` is the run folder, `plan` the compiled study in it, `job` the job's name, `seed` the seed
-    of the initial weights and `nodes` how many hospitals are expected (0: start at the quorum). How
-    it ended is in the run store.
+    `run-dir` is the run folder, `plan` the compiled study in it, `job` the job's name, `seed` the
+    seed of the initial weights and `nodes` how many hospitals are expected (0: start at the
+    quorum). How it ended is in the run store.
     """
     config = context.run_config
     run_dir, job = Path(str(config["run-dir"])), str(config["job"])
-    plan = read_plan(Path(str(config["plan"])))
+    plan, seed = read_plan(Path(str(config["plan"]))), int(config["seed"])
     store = Store(run_dir)
     try:
         store.start(job, digest=plan.digest, code=str(Path(__file__).parent))
-        federation = Federation(grid, plan, job, store, run_dir, expected=int(config["nodes"]))
-        seed = int(config["seed"])
-        run(federation, lambda: initial_params(plan.study, seed=seed, folder=run_dir))
-        store.end(job, status="finished")
-    except KeyboardInterrupt:
-        store.end(job, status="interrupted", message="interrupted", remedy="resume the run")
-        raise
-    except GrandroundsError as error:
-        store.end(job, status="failed", message=error.message, remedy=error.remedy)
-        raise
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise RunError(
-            f"the disk of {str(run_dir)!r} is full", remedy="free some space, then resume the run"
-        ) from error
+        with _recorded(store, job):
+            federation = Federation(grid, plan, job, store, run_dir, expected=int(config["nodes"]))
+            run(federation, lambda: initial_params(plan.study, seed=seed, folder=run_dir))
     finally:
         store.close()
 
+
+@contextmanager
+def _recorded(store: Store, job: str) -> Iterator[None]:
+    """Write how the job ended into the store, whatever happens."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        store.end(job, status="interrupted", message="interrupted", remedy="resume the run")
+        raise
+    except Exception as error:
+        told = _told(error, store)
+        with suppress(OSError, RunError):  # on a full disk the error itself has to do
+            store.end(job, status="failed", message=told.message, remedy=told.remedy)
+        if is_disk_full(error):
+            raise told from error
+        raise
+    store.end(job, status="finished")
+
+
+def _told(error: Exception, store: Store) -> GrandroundsError:
+    if isinstance(error, GrandroundsError):
+        return error
+    if is_disk_full(error):
+        message = f"the disk of {str(store.path.parent)!r} is full"
+        return RunError(message, remedy="free some space, then resume the run")
+    return RunError(repr(error), remedy="report this as a defect, then resume the run")

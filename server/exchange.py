@@ -1,4 +1,4 @@
-"""Asking every hospital the same thing and collecting what comes back, each failure with its name."""
+"""Asking every hospital the same and collecting what comes back, each failure with its name."""
 
 from __future__ import annotations
 

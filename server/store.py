@@ -94,7 +94,7 @@ class Store:
             (version,) = db.exec_driver_sql("PRAGMA user_version").one()
             if version not in (0, SCHEMA_VERSION):
                 raise RunError(
-                    f"{str(self.path)!r} has version {version}, this program reads {SCHEMA_VERSION}",
+                    f"{str(self.path)!r} has version {version}, this program {SCHEMA_VERSION}",
                     remedy="use the version of grandrounds that wrote it, or a later one",
                 )
             metadata.create_all(db)
@@ -114,12 +114,14 @@ class Store:
             row = db.execute(sa.select(jobs.c.digest).where(jobs.c.job == job)).one_or_none()
             if row is not None and row.digest != digest:
                 raise RunError(
-                    f"job {job!r} of {str(self.path.parent)!r} ran with study {row.digest[:12]}..., "
-                    f"not {digest[:12]}...",
-                    remedy="resume with the study it was started with, or start a new run folder",
+                    f"job {job!r} of {str(self.path.parent)!r} ran with study "
+                    f"{row.digest[:12]}..., not {digest[:12]}...",
+                    remedy="resume with the study it was started with, or start a new run",
                 )
-            _upsert(db, jobs, job=job, digest=digest, status="running", message="", remedy="",
-                    code=code)
+            db.execute(sa.delete(members).where(members.c.job == job))  # they introduce themselves
+            _upsert(
+                db, jobs, job=job, digest=digest, status="running", message="", remedy="", code=code
+            )
 
     def end(self, job: str, *, status: str, message: str = "", remedy: str = "") -> None:
         """Record how a job ended: finished, failed or interrupted."""
@@ -138,8 +140,18 @@ class Store:
         """Record who answered a round, in one transaction."""
         with self._open() as db:
             for a in answers:
-                _upsert(db, replies, job=job, round=number, phase=phase, site=a.site,
-                        status=a.status, reason=a.reason, epsilon=a.epsilon, reserves=a.reserves)
+                _upsert(
+                    db,
+                    replies,
+                    job=job,
+                    round=number,
+                    phase=phase,
+                    site=a.site,
+                    status=a.status,
+                    reason=a.reason,
+                    epsilon=a.epsilon,
+                    reserves=a.reserves,
+                )
             if phase == "train":
                 good = sum(a.status == "ok" for a in answers)
                 _upsert(db, rounds, job=job, round=number, replies=good, seconds=seconds)

@@ -70,7 +70,9 @@ def auc_of(model: nn.Module, params: Params, part: Part) -> float | None:
     return mean_auc(predict(model, part.x).numpy(), part.y.numpy(), part.weights().numpy())
 
 
-def shared_and_adapted(plan: Plan, params: Params, cohorts: Mapping[str, Cohort]) -> dict[str, Result]:
+def shared_and_adapted(
+    plan: Plan, params: Params, cohorts: Mapping[str, Cohort]
+) -> dict[str, Result]:
     """Evaluate shared weights at every hospital, as they are and after local adaptation."""
     model = build(plan.study)
     spec = plan.study.adaptation
@@ -97,8 +99,9 @@ def majority(cohorts: Mapping[str, Cohort], *, classes: int) -> dict[str, Result
     return results
 
 
-def local(plan: Plan, initial: Params, cohorts: Mapping[str, Cohort], *, seed: int
-          ) -> dict[str, Result]:
+def local(
+    plan: Plan, initial: Params, cohorts: Mapping[str, Cohort], *, seed: int
+) -> dict[str, Result]:
     """Train each hospital alone, on the prior of the study's local adaptation around its start.
 
     A logistic model starts at zero, which makes this ridge regression. Where the arm is private it
@@ -109,8 +112,12 @@ def local(plan: Plan, initial: Params, cohorts: Mapping[str, Cohort], *, seed: i
     results = {}
     for name, cohort in cohorts.items():
         if plan.private:
-            params = _train_alone(plan, initial, Patients(cohort.train, cohort.declared),
-                                  seed=derive(seed, "local", name))
+            params = _train_alone(
+                plan,
+                initial,
+                Patients(cohort.train, cohort.declared),
+                seed=derive(seed, "local", name),
+            )
         else:
             params = adapt_locally(model, initial, cohort.train, plan.study.adaptation)
         found = evaluate(model, params, cohort.holdout)
@@ -123,7 +130,9 @@ def pooled(plan: Plan, initial: Params, cohorts: Mapping[str, Cohort], *, seed: 
     everybody = join([c.train for c in cohorts.values()])
     declared = sum(c.declared for c in cohorts.values())
     if plan.private:
-        return _train_alone(plan, initial, Patients(everybody, declared), seed=derive(seed, "pooled"))
+        return _train_alone(
+            plan, initial, Patients(everybody, declared), seed=derive(seed, "pooled")
+        )
     return adapt_locally(build(plan.study), initial, everybody, plan.study.adaptation)
 
 

@@ -27,7 +27,7 @@ HOSPITALS, ROUNDS, REPEATS = 64, 20, 3
 def speed_study() -> Study:
     """Return the study of the engine comparison: a small network, 64 hospitals, 20 rounds.
 
-    The 569 patients of the default study, eight or nine a hospital; it measures speed, not learning.
+    The 569 patients of the default study, eight or nine a hospital: for speed, not for learning.
     """
     values = load_study(find_study("breast_cancer")).model_dump(mode="json")
     hospitals = [

@@ -57,9 +57,7 @@ def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
             f"{privacy['steps']} steps; {privacy['accountant']}; noise: {privacy['noise']}"
         )
     console.print(f"split: {metrics['split']}")
-    console.print(
-        "All figures in the tables but the released ones are exact: they would not leave a hospital."
-    )
+    console.print("All figures but the released ones are exact: they would not leave a hospital.")
 
 
 def _arms(metrics: Mapping[str, Any]) -> Table:

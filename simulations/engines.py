@@ -1,4 +1,4 @@
-"""Two engines for one job: the same ServerApp and ClientApp, in this process or under `flwr run`."""
+"""Two engines for one job: the same ServerApp and ClientApp, in this process or by `flwr run`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import server.app
 from client.agent import agent_of
 from common.errors import EngineError, GrandroundsError, RunError
 from server.store import Store
-from simulations.flower_engine import FlowerRuntime, write_app
+from simulations.flower_app import write_app
+from simulations.flower_engine import FlowerRuntime
 from simulations.grid import InProcessGrid, server_context
 
 ENGINES = ("inprocess", "flower")

@@ -35,9 +35,7 @@ class Hospital:
     declared: int
 
 
-def hospitals_of(
-    study: Study, scenario: Simulation, *, folder: Path, seed: int
-) -> list[Hospital]:
+def hospitals_of(study: Study, scenario: Simulation, *, folder: Path, seed: int) -> list[Hospital]:
     """Return a seed's hospitals in the order of their names, writing files where it must.
 
     Args:
@@ -47,20 +45,15 @@ def hospitals_of(
         seed: Of the partition.
 
     Raises:
-        StudyError: the data folder is needed and not given, or the partition takes more patients
-            than there are.
+        StudyError: the partition takes more patients than there are.
         DataError: a hospital's file is not there.
     """
     if scenario.partition is not None:
         return _partition(study, scenario.partition, folder / f"seed-{seed}", seed)
-    if scenario.data is None:
-        raise StudyError(
-            f"study {study.name!r} reads hospitals' files, and no data folder is given",
-            remedy="give --data DIR, or set GRANDROUNDS_DATA",
-        )
+    data = scenario.data or Path()
     found = []
     for name, site in sorted(scenario.sites.items()):
-        path = (scenario.data / site.path).resolve()
+        path = (data / site.path).resolve()
         if not path.is_file():
             raise DataError(
                 f"hospital {name!r}: {str(path)!r} does not exist",

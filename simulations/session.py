@@ -169,7 +169,13 @@ def _with_options(study: Study, options: Mapping[str, Any], data: Path | None) -
         changes["arms"] = [a.strip() for a in options["arms"].split(",") if a.strip()]
     if data is not None:
         changes["data"] = str(data.resolve())
-    simulation = scenario_of(study).model_dump(mode="json") | changes
+    scenario = scenario_of(study)
+    if scenario.sites and data is None and scenario.data is None:
+        raise StudyError(
+            f"study {study.name!r} reads hospitals' files, and no data folder is given",
+            remedy="give --data DIR, or set GRANDROUNDS_DATA",
+        )
+    simulation = scenario.model_dump(mode="json") | changes
     values = study.model_dump(mode="json") | {"simulation": simulation}
     return parse_study(values, origin="options")
 

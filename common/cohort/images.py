@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.cohort.split import content_ids
 from common.errors import DataError
 from common.study import CohortSchema
 
@@ -16,13 +17,19 @@ Texts = list[str]
 
 # What numpy and zipfile raise on a damaged archive, a foreign compression, or a file that is none.
 _UNREADABLE = (
-    OSError, ValueError, EOFError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile,
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    RuntimeError,
+    zlib.error,
+    zipfile.BadZipFile,
 )
 
 
 def read_images(
     path: Path, schema: CohortSchema
-) -> tuple[NDArray[np.float32], Texts, Texts | None, Texts]:
+) -> tuple[NDArray[np.float32], Texts, Texts, Texts]:
     """Read `images`, `labels` and, where the archive has it, `patient`.
 
     Args:
@@ -31,8 +38,8 @@ def read_images(
         schema: Says the size and the channels, and under `patient` the array of ids.
 
     Returns:
-        Inputs, (records, channels, size, size) in [-1, 1]; labels as text; patient ids or None;
-        notes on what was clamped.
+        Inputs, (records, channels, size, size) in [-1, 1]; labels as text; patient ids, of the
+        images' own content where the schema names none; notes on what was clamped.
 
     Raises:
         DataError: the file is missing or malformed, or an array is absent or of the wrong shape.
@@ -56,7 +63,11 @@ def read_images(
     clamped = int((np.abs(x) > 1.0).sum())
     notes = [f"images: {clamped} values out of [0, 255], clamped"] if clamped else []
     labels = _texts(path, schema.label.column, arrays, len(images))
-    patients = _texts(path, schema.patient, arrays, len(images)) if schema.patient else None
+    if schema.patient:
+        patients = _texts(path, schema.patient, arrays, len(images))
+    else:
+        pairs = zip(images, labels, strict=True)
+        patients = content_ids(image.tobytes() + label.encode() for image, label in pairs)
     return np.clip(x, -1.0, 1.0), labels, patients, notes
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.cohort.images import read_images
 from common.cohort.parts import Cohort, Part
-from common.cohort.split import SplitKind, keyed_split, stratified_split
+from common.cohort.split import SplitKind, content_ids, keyed_split, stratified_split
 from common.cohort.table import encode_features, encode_labels, read_table
 from common.errors import DataError
 from common.study import CohortSchema
@@ -77,10 +77,11 @@ def _read_records(
         features, notes = encode_features(frame, schema)
         x = features.astype(np.float32)
         labels = frame[schema.label.column].tolist()
-        patients = frame[schema.patient].tolist() if schema.patient else None
+        if schema.patient:
+            patients = frame[schema.patient].tolist()
+        else:
+            patients = content_ids("\x1f".join(row).encode() for row in frame.to_numpy())
     y = encode_labels(labels, schema)
-    if patients is None:
-        return x, y, [str(i) for i in range(len(y))], notes
     for record, patient in enumerate(patients, start=1):
         if patient in schema.missing:  # or all such records would count as one patient
             raise DataError(

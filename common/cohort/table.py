@@ -95,8 +95,9 @@ def encode_features(frame: pd.DataFrame, schema: CohortSchema) -> tuple[Floats, 
     return np.concatenate(blocks, axis=1), notes
 
 
-def _number(text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
-            ) -> tuple[Floats, list[str]]:
+def _number(
+    text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
+) -> tuple[Floats, list[str]]:
     assert feature.range is not None  # Feature holds it for numbers
     low, high = feature.range
     center = (low + high) / 2 if feature.center is None else feature.center
@@ -116,15 +117,17 @@ def _number(text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
     return scaled[:, None], [note] if clamped else []
 
 
-def _category(text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
-              ) -> tuple[Floats, list[str]]:
+def _category(
+    text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
+) -> tuple[Floats, list[str]]:
     values = text.where(~missing, "" if feature.default is None else str(feature.default))
     columns = [_same_value(values, category) for category in feature.categories]
     return np.stack(columns, axis=1).astype(np.float64), []
 
 
-def _missing(text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
-             ) -> tuple[Floats, list[str]]:
+def _missing(
+    text: pd.Series[str], missing: NDArray[np.bool_], feature: Feature
+) -> tuple[Floats, list[str]]:
     return missing[:, None].astype(np.float64), []
 
 

@@ -16,9 +16,7 @@ from common.params import Params
 from common.study import AdaptationSpec
 
 
-def adapt_locally(
-    model: nn.Module, center: Params, part: Part, spec: AdaptationSpec
-) -> Params:
+def adapt_locally(model: nn.Module, center: Params, part: Part, spec: AdaptationSpec) -> Params:
     """Return the weights that fit `part` best under a quadratic prior around `center`.
 
     Minimises  sum_patients (mean cross-entropy of the patient's records)
@@ -46,9 +44,7 @@ def adapt_locally(
         load_params(model, before)
 
 
-def _minimise(
-    model: nn.Module, part: Part, spec: AdaptationSpec, device: torch.device
-) -> None:
+def _minimise(model: nn.Module, part: Part, spec: AdaptationSpec, device: torch.device) -> None:
     x, y = part.x.to(device).double(), part.y.to(device)
     weights = part.weights().to(device)
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

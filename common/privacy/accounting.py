@@ -62,8 +62,9 @@ def epsilon(events: Iterable[Event], *, delta: float) -> float:
         raise ValueError(f"delta is {delta}; use a number in [0, 1)")
     merged = merge(events)
     parts = {event.part for event in merged}
-    return max((_part_epsilon(tuple(e for e in merged if e.part == p), delta) for p in parts),
-               default=0.0)
+    return max(
+        (_part_epsilon(tuple(e for e in merged if e.part == p), delta) for p in parts), default=0.0
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -98,10 +99,7 @@ def calibrate_sigma(
     start = _start(price(1.0), target_epsilon, delta)
     low, high = _bracket(cost, start=start, target=target_epsilon)
     while high - low > 1:  # whole steps of sigma: no float drift
-        share = math.log(cost(low) / target_epsilon) / math.log(cost(low) / cost(high))
-        guess = round(low * (high / low) ** share)
-        guess += 1 if guess - low > high - guess else -1  # so that the far end closes in too
-        middle = min(max(guess, low + 1), high - 1)
+        middle = _between(low, high, cost(low), cost(high), target_epsilon)
         low, high = (low, middle) if cost(middle) <= target_epsilon else (middle, high)
     return round(high * _SIGMA_STEP, 3)
 
@@ -123,6 +121,16 @@ def _bracket(cost: Callable[[int], float], *, start: int, target: float) -> tupl
     while edge > floor and cost(edge) <= target:
         high, edge, width = edge, max(floor, edge - width), 2 * width
     return (edge, high) if cost(edge) > target else (floor - 1, floor)
+
+
+def _between(low: int, high: int, at_low: float, at_high: float, target: float) -> int:
+    """Interpolate log epsilon over log sigma; halve where an end has no logarithm."""
+    if not (0 < at_high < at_low < math.inf):
+        return (low + high) // 2
+    share = math.log(at_low / target) / math.log(at_low / at_high)
+    guess = round(low * math.exp(share * math.log(high / low)))
+    guess += 1 if guess - low > high - guess else -1  # so that the far end closes in too
+    return min(max(guess, low + 1), high - 1)
 
 
 def _start(unit: PoissonGaussian, target: float, delta: float) -> int:

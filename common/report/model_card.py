@@ -3,20 +3,15 @@
 Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from common.report.figures import DASH, Metrics, show, took_part
-from common.report.page import (
-    REBUILD,
-    accuracy_line,
-    arm_rows,
-    epsilon_line,
-    is_private,
-    privacy_rows,
-    verdict,
-)
+from common.report.tables import arm_rows, privacy_rows
+from common.report.values import DASH, Metrics, show, took_part
+from common.report.words import REBUILD, accuracy_line, epsilon_line, is_private, verdict
 
 _LOAD = """```python
 from safetensors.torch import load_file

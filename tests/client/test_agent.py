@@ -1,4 +1,4 @@
-"""The agent: what it answers to the coordinator, what it keeps to itself, and what it never raises."""
+"""The agent: what it answers the coordinator, what it keeps to itself, what it never raises."""
 
 from __future__ import annotations
 
@@ -389,9 +389,7 @@ def test_a_failure_tells_the_coordinator_nothing_of_patients_and_the_site_everyt
     assert "Jane" not in "".join(capfd.readouterr())
 
 
-def test_a_failure_is_paid_for_and_the_site_goes_on(
-    start: Any, plan: Plan, tmp_path: Path
-) -> None:
+def test_a_failure_is_paid_for_and_the_site_goes_on(start: Any, plan: Plan, tmp_path: Path) -> None:
     agent = start()
     patients = tmp_path / "alpha" / "patients.csv"
     kept = patients.rename(tmp_path / "elsewhere.csv")
@@ -500,9 +498,7 @@ def test_a_simulated_node_finds_its_folder_by_its_place_among_the_names(
 
 
 @pytest.mark.usefixtures("_warm")
-def test_a_nodes_own_folder_comes_before_anything_the_run_names(
-    tmp_path: Path, plan: Plan
-) -> None:
+def test_a_nodes_own_folder_comes_before_anything_the_run_names(tmp_path: Path, plan: Plan) -> None:
     for name in ("sites/alpha", "own"):
         hospital(tmp_path / name, plan)
     node = {"site-dir": str(tmp_path / "own"), "partition-id": 0}
@@ -513,8 +509,12 @@ def test_a_nodes_own_folder_comes_before_anything_the_run_names(
 
 @pytest.mark.parametrize(
     ("node", "run"),
-    [({}, {}), ({"partition-id": 0}, {}), ({"partition-id": 0}, {"sites-dir": ""}),
-     ({}, {"sites-dir": "somewhere"})],
+    [
+        ({}, {}),
+        ({"partition-id": 0}, {}),
+        ({"partition-id": 0}, {"sites-dir": ""}),
+        ({}, {"sites-dir": "somewhere"}),
+    ],
 )
 def test_a_node_without_a_folder_is_told_how_to_name_one(
     node: dict[str, Any], run: dict[str, Any]
@@ -522,4 +522,3 @@ def test_a_node_without_a_folder_is_told_how_to_name_one(
     with pytest.raises(SiteError) as caught:
         folder_transport(context(node, run))
     assert "site-dir" in caught.value.remedy
-

@@ -302,7 +302,7 @@ def test_a_release_cannot_be_made_without_naming_its_price(plan: Plan) -> None:
         encode({"w": torch.tensor([0.0, math.nan])}),
         encode({"w": torch.tensor([math.inf, 0.0])}),
         # A type that safetensors knows and PyTorch does not.
-        (b'\x40' + bytes(7) + b'{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}').ljust(72)
+        (b"\x40" + bytes(7) + b'{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}').ljust(72)
         + b"\0",
     ],
     ids=["empty", "pickle", "junk", "none", "extra", "shape", "integers", "nan", "inf", "type"],

@@ -228,8 +228,9 @@ def test_a_shipped_studys_plan_comes_back_whole(path, tmp_path):
     again = read_plan(file)
     assert file.name == f"{plan.digest}.toml"
     assert again.digest == plan.digest
-    assert again == Plan(plan.study.model_copy(update={"simulation": None}), plan.sigma,
-                         plan.evaluation_sigma)
+    assert again == Plan(
+        plan.study.model_copy(update={"simulation": None}), plan.sigma, plan.evaluation_sigma
+    )
     assert plan.epsilon <= plan.study.privacy.epsilon
 
 
@@ -266,8 +267,15 @@ def test_a_renamed_plan_is_refused(tmp_path):
         read_plan(path.rename(tmp_path / f"{plan_of(IMAGES).digest}.toml"))
 
 
-@pytest.mark.parametrize("table", ["", "compiled = 3", "[compiled]\nsigma = 1.5", "[compiled]\n"
-                                   "sigma = 'high'\nevaluation_sigma = 1.0"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "",
+        "compiled = 3",
+        "[compiled]\nsigma = 1.5",
+        "[compiled]\nsigma = 'high'\nevaluation_sigma = 1.0",
+    ],
+)
 def test_a_plan_without_its_noise_is_refused(table, tmp_path):
     path = write_plan(plan_of(TABLE), tmp_path)
     rules = path.read_text().partition("[compiled]")[0]

@@ -119,7 +119,7 @@ def test_a_full_disk_is_one_clear_message_and_the_run_resumes(
 
     with monkeypatch.context() as patch:
         patch.setattr(server.rounds, "save_state", full)
-        with pytest.raises(RunError, match="disk of .* is full") as caught:
+        with pytest.raises(RunError, match=r"disk of .* is full") as caught:
             start(config)
     assert config["run-dir"] in caught.value.message
     assert caught.value.remedy == "free some space, then resume the run"

@@ -42,8 +42,9 @@ def test_a_state_comes_back_bit_for_bit_in_its_own_order(tmp_path: Path) -> None
     assert set(loaded.moments) == {"first", "second"}
     for name, params in {"": state(7).params, **state(7).moments}.items():
         found = loaded.moments[name] if name else loaded.params
-        assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype
-                   for k, v in params.items())
+        assert all(
+            torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in params.items()
+        )
 
 
 def test_a_state_without_moments_has_none_when_it_comes_back(tmp_path: Path) -> None:
@@ -110,9 +111,13 @@ def test_a_file_that_is_no_checkpoint_is_named_with_a_remedy(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "header",
-    [None, {"round": "1"}, {"names": '["w"]', "round": "1"},
-     {"names": '["v"]', "round": "1", "digest": DIGEST},
-     {"names": '["w"]', "round": "one", "digest": DIGEST}],
+    [
+        None,
+        {"round": "1"},
+        {"names": '["w"]', "round": "1"},
+        {"names": '["v"]', "round": "1", "digest": DIGEST},
+        {"names": '["w"]', "round": "one", "digest": DIGEST},
+    ],
 )
 def test_other_tensors_are_no_checkpoint(tmp_path: Path, header: dict[str, str] | None) -> None:
     path = tmp_path / "other.safetensors"

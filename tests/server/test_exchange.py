@@ -85,7 +85,9 @@ def test_each_node_gets_its_own_request_and_its_answer_comes_back_under_its_id()
 
     answers, clock = exchange(client, {9: 0, 2: 0, 5: 0})
     assert {n: a.envelope.header["from"] for n, a in answers.items() if a.envelope} == {
-        9: 9, 2: 2, 5: 5,
+        9: 9,
+        2: 2,
+        5: 5,
     }
     assert clock.waits == 0
 

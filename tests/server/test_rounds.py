@@ -29,8 +29,8 @@ from server.store import Store
 from simulations.grid import ClientCallable, InProcessGrid
 from tests.small_world import hospital, roomy, small_plan
 
-# Neither the grid's order nor the ids' is the order of the names.
-NODES = {30: "alpha", 10: "beta", 20: "gamma"}
+# Neither the order in which the grid names them nor that of the ids is that of the names.
+NODES = {20: "gamma", 30: "alpha", 10: "beta"}
 DECLARED = {"alpha": 40, "beta": 60, "gamma": 80}
 Fault = Callable[[Message, Context], Message]
 
@@ -70,9 +70,7 @@ class World:
         self.run_dir.mkdir(parents=True)
         for seed, name in enumerate(sorted(DECLARED)):
             policy = roomy(plan, epsilon=1e3, allow_unprotected=True)
-            hospital(
-                self.sites / name, plan, policy=policy, declared=DECLARED[name], seed=seed
-            )
+            hospital(self.sites / name, plan, policy=policy, declared=DECLARED[name], seed=seed)
         self.store = Store(self.run_dir)
 
     def federation(self, client_app: ClientCallable | None = None, **changes: Any) -> Federation:
@@ -271,7 +269,8 @@ def test_a_hospital_whose_introduction_cannot_be_believed_is_left_out_and_said_t
     rows = {m["site"]: m for m in world.store.members("main")}
     assert rows["alpha"]["declared"] == 40
     assert {n: r["status"] for n, r in rows.items() if n in DECLARED and n != "beta"} == {
-        "alpha": "took part", "gamma": "took part",
+        "alpha": "took part",
+        "gamma": "took part",
     }
     [beta] = [r for n, r in rows.items() if n in ("beta", "node 10")]
     assert beta["status"].startswith("left out: its ")
@@ -343,7 +342,8 @@ def test_a_refusal_in_a_round_is_recorded_with_the_sites_reason(world: World) ->
     world.run()
     status, reason = world.statuses("train", 1)["beta"]
     assert (status, reason) == (
-        "refused", "the site could not compute an answer; its own log says why",
+        "refused",
+        "the site could not compute an answer; its own log says why",
     )
 
 
@@ -385,9 +385,11 @@ BAD: dict[str, Callable[[Params], bytes]] = {
     "type": lambda p: encode({k: v.double() for k, v in p.items()}),
     "nan": lambda p: encode({k: torch.full_like(v, math.nan) for k, v in p.items()}),
     "inf": lambda p: encode({k: torch.full_like(v, math.inf) for k, v in p.items()}),
-    "unknown": lambda p: bytes([64, *[0] * 7])
-    + b'{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'.ljust(64)
-    + b"\0",
+    "unknown": lambda p: (
+        bytes([64, *[0] * 7])
+        + b'{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'.ljust(64)
+        + b"\0"
+    ),
 }
 
 

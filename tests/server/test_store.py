@@ -19,17 +19,38 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def row(site: str, number: int, phase: str = "train", status: str = "ok", reason: str = "",
-        epsilon: float | None = None, reserves: int | None = None) -> dict[str, object]:
-    return {"job": "main", "round": number, "phase": phase, "site": site, "status": status,
-            "reason": reason, "epsilon": epsilon, "reserves": reserves}
+def row(
+    site: str,
+    number: int,
+    phase: str = "train",
+    status: str = "ok",
+    reason: str = "",
+    epsilon: float | None = None,
+    reserves: int | None = None,
+) -> dict[str, object]:
+    return {
+        "job": "main",
+        "round": number,
+        "phase": phase,
+        "site": site,
+        "status": status,
+        "reason": reason,
+        "epsilon": epsilon,
+        "reserves": reserves,
+    }
 
 
 def test_a_job_starts_ends_and_starts_again(store: Store) -> None:
     assert store.job("main") is None
     store.start("main", digest="d" * 64, code="/code")
-    expected = {"job": "main", "digest": "d" * 64, "status": "running", "message": "",
-                "remedy": "", "code": "/code"}
+    expected = {
+        "job": "main",
+        "digest": "d" * 64,
+        "status": "running",
+        "message": "",
+        "remedy": "",
+        "code": "/code",
+    }
     assert store.job("main") == expected
     store.end("main", status="failed", message="disk full", remedy="free some")
     ended = {"status": "failed", "message": "disk full", "remedy": "free some"}
@@ -45,7 +66,7 @@ def test_a_job_keeps_to_its_study(store: Store) -> None:
     store.end("main", status="finished")
     with pytest.raises(RunError, match="dddddddddddd") as caught:
         store.start("main", digest="e" * 64, code="")
-    assert "start a new run folder" in caught.value.remedy
+    assert "start a new run" in caught.value.remedy
     job = store.job("main")
     assert job is not None
     assert (job["digest"], job["status"]) == ("d" * 64, "finished")

@@ -28,11 +28,13 @@ def cli(monkeypatch, capsys, tmp_path):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["grandrounds", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
+        code = 0
+        try:
             main()
-            sys.exit(0)
+        except SystemExit as stop:
+            code = stop.code or 0
         captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
+        return code, captured.out, captured.err
 
     return run
 
@@ -53,7 +55,8 @@ def two_sites(folder, *, first="id,x,outcome\n", rows=80, **changes):
         first + "".join(f"p{i},{(i * 37 % 101) / 10},{'yn'[i % 2]}\n" for i in range(rows))
     )
     (folder / "b.csv").write_text(
-        "id,x,outcome\n" + "".join(f"q{i},{(i * 53 % 97) / 10},{'yn'[i % 3 == 0]}\n" for i in range(80))
+        "id,x,outcome\n"
+        + "".join(f"q{i},{(i * 53 % 97) / 10},{'yn'[i % 3 == 0]}\n" for i in range(80))
     )
     label = {"column": "outcome", "classes": ["no", "yes"], "map": {"n": "no", "y": "yes"}}
     values = {
@@ -83,7 +86,9 @@ def test_the_default_study_gives_the_documented_json_and_files(cli):
     metrics = json.loads(out)
     assert code == 0
     assert "run folder: run" in err
-    assert {"run_dir", "study_digest", "seconds", "rounds", "privacy", "arms", "sites"} <= set(metrics)
+    assert {"run_dir", "study_digest", "seconds", "rounds", "privacy", "arms", "sites"} <= set(
+        metrics
+    )
     promise = {
         *("epsilon", "delta", "unit", "adjacency", "accountant", "sigma"),
         *("sampling_rate", "steps", "releases"),
@@ -227,7 +232,7 @@ def test_a_hospital_below_the_minimum_is_left_out_and_shown(cli, tmp_path):
 
 def test_values_out_of_range_are_clamped_and_counted_at_the_site(cli, tmp_path):
     path = two_sites(tmp_path, first="id,x,outcome\nwild,1e9,y\n")
-    code, out, err = cli("sim", "run", path, "--data", tmp_path, "--out", "run", "--json")
+    code, _, _ = cli("sim", "run", path, "--data", tmp_path, "--out", "run", "--json")
     assert code == 0
     log = Path("run/sites/reptile-seed-0/a/site.log").read_text()
     assert "x: 1 out of [0, 10], clamped" in log

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.errors import EngineError
-from simulations.flower_engine import APP_CONFIG, FlowerRuntime, run_flower, write_app
-
-ROOT = Path(__file__).parents[2]
+from simulations.flower_engine import FlowerRuntime, run_flower
 
 PYPROJECT = """
 [project]
@@ -203,23 +200,3 @@ def test_a_key_that_the_app_does_not_declare_is_refused_before_anything_starts(
             app_dir=app, run_config={"no-such-key": 1}, num_nodes=1, scratch=tmp_path / "scratch"
         )
     assert not (tmp_path / "scratch").exists()
-
-
-def test_the_app_holds_the_installed_packages_and_the_projects_own_settings(tmp_path: Path) -> None:
-    app = write_app(tmp_path / "app")
-    (app / "client" / "stale.py").write_text("")
-    write_app(app)  # a second time replaces the first
-
-    for package in ("server", "client", "common"):
-        expected = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
-        copied = {path.relative_to(app) for path in (app / package).rglob("*") if path.is_file()}
-        assert copied == expected
-    written = tomllib.loads((app / "pyproject.toml").read_text())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert written["tool"]["flwr"]["app"] == project["tool"]["flwr"]["app"]
-    assert written["tool"]["flwr"]["app"]["config"] == dict(APP_CONFIG)
-
-
-def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no_such_package"):
-        write_app(tmp_path, packages=["no_such_package"])

@@ -135,8 +135,10 @@ def test_a_file_of_the_other_kind_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "message"), [(".csv", "does not exist"), (".npz", "not exist")])
 def test_a_missing_file_is_named(tmp_path, suffix, message):
-    rules = schema() if suffix == ".csv" else CohortSchema.model_validate(
-        {"image": {"size": 8}, "label": LABEL}
+    rules = (
+        schema()
+        if suffix == ".csv"
+        else CohortSchema.model_validate({"image": {"size": 8}, "label": LABEL})
     )
     with pytest.raises(DataError, match=message):
         read_cohort(source(tmp_path / f"none{suffix}"), rules)

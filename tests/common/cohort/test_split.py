@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.cohort.split import keyed_split, position, stratified_split
+from common.cohort.split import content_ids, keyed_split, position, stratified_split
 
 IDS = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=20, unique=True)
 KEY = b"a site's secret"
@@ -82,3 +82,18 @@ def test_a_stratified_split_follows_the_key_and_not_the_order_of_patients():
     other = stratified_split(ids, outcomes, key=b"another", train_fraction=0.5)
     assert (one == back[::-1]).all()
     assert (one != other).any()  # equal by chance with probability below 1e-15
+
+
+def test_without_ids_one_record_more_changes_nobody_elses_id():
+    """A row's number as id would fail this: every later row would move."""
+    rows = [f"{i % 7},{i}" for i in range(200)]
+    for removed in (0, 57, 199):
+        before = content_ids(r.encode() for r in rows)
+        after = content_ids(r.encode() for i, r in enumerate(rows) if i != removed)
+        assert after == before[:removed] + before[removed + 1 :]
+
+
+def test_equal_records_without_ids_are_different_patients_and_interchangeable():
+    ids = content_ids([b"same", b"other", b"same", b"same"])
+    assert len(set(ids)) == 4
+    assert set(content_ids([b"same", b"other", b"same"])) < set(ids)

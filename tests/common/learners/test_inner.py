@@ -120,10 +120,14 @@ def test_released_noise_has_standard_deviation_sigma_times_clip(steps, patients)
     """
     sigma, clip, declared = 3.0, 2.0, 40
     part = people(30).select(torch.arange(patients))
-    plan = noisy_plan(sigma, clip=clip, local_steps=steps)
-    noisy = adapted(plan, Patients(part, declared), SeededSource(5))
-    plain = adapted(noisy_plan(0.0, clip=clip, local_steps=steps), Patients(part, declared),
-                    SeededSource(5))  # fmt: skip
+    noisy, plain = (
+        adapted(
+            noisy_plan(s, clip=clip, local_steps=steps, hidden=(512,)),  # enough to see 10 % less
+            Patients(part, declared),
+            SeededSource(5),
+        )
+        for s in (sigma, 0.0)
+    )
     per_step = 0.5 / 20 * sigma * clip
     for value in subtract(noisy, plain).values():
         z = value.double().flatten().numpy() / (per_step * math.sqrt(steps))

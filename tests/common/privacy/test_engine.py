@@ -115,7 +115,7 @@ def test_no_table_whatever_moves_the_sum_by_more_than_the_clip(data, clip):
     assert flatten(subtract(*sums)).double().norm().item() <= clip * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("clip", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("clip", [1e-6, 1e-2, 1.0, 1e4])
 @pytest.mark.parametrize("value", [1e-30, 1.0, 1e20, 1e37, 3.4e38])
 def test_clipped_rows_keep_the_bound_after_rounding(clip, value):
     # A hundred thousand values of 3.4e38 have a norm of 1e41: the factor is no normal float32.
@@ -125,6 +125,21 @@ def test_clipped_rows_keep_the_bound_after_rounding(clip, value):
     assert (norms <= clip).all()
     if 1e-30 < value < 1e30 and clip > 1e-6:
         assert (norms >= min(clip, value * math.sqrt(100_000)) * (1 - 1e-5)).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("clip", [1.0, math.inf])
+def test_record_with_a_gradient_that_is_not_finite_counts_as_zero(bad, clip):
+    """It stays one of the patient's records, and takes nothing from anybody else."""
+    module = model_of("mlp")
+    model, params, good = PrivateModel(module), params_of(module), part_of(module, 3)
+    x = torch.cat([good.x, torch.full((1, 4), bad)])
+    part = Part(x, torch.cat([good.y, good.y[:1]]), torch.tensor([0, 1, 2, 2]), 3)
+    found = flatten(model.clipped_sum(params, part, clip=clip))
+    each = [good.select(torch.tensor([i])) for i in range(3)]
+    one, two, three = (flatten(model.clipped_sum(params, p, clip=math.inf)) for p in each)
+    rows = torch.stack([one, two, three / 2])
+    assert torch.allclose(found, clip_rows(rows, clip=clip).sum(dim=0), atol=1e-6)
 
 
 def test_clip_edges():

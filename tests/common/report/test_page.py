@@ -1,0 +1,194 @@
+"""The page and what stands beside it: what they say, what they hide, what they survive."""
+
+from __future__ import annotations
+
+import copy
+import math
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from common.report.drawing import MAX_PANELS
+from common.report.figures_arms import arms
+from common.report.figures_forest import forest
+from common.report.figures_learning import epsilon_by_round, learning_curves
+from common.report.figures_released import calibration, decision_curves
+from common.report.model_card import model_card
+from common.report.page import report_html
+from common.report.values import DASH
+from common.report.words import EXACT, RELEASED
+from tests.example_metrics import example
+
+PICTURES = (learning_curves, arms, epsilon_by_round, calibration, forest, decision_curves)
+HOSTILE = "<script>alert('x')</script> & $x_1$ | \x00 `"
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would fetch or run, and what a screen reader would say."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.ids: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note every tag, its links and its id."""
+        values = dict(attrs)
+        self.tags.append(tag)
+        if tag not in ("meta", "br", "link"):
+            self.open.append(tag)
+        self.links += [str(v) for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
+        self.ids += [str(values["id"])] if "id" in values else []
+        self.pictures += [values] if tag == "svg" else []
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Open and close at once."""
+        self.handle_starttag(tag, attrs)
+        if tag not in ("meta", "br", "link"):
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        """Hold the page to closing what it opened, in order."""
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    """The report of the example."""
+    return report_html(example())
+
+
+def test_page_is_whole_and_fetches_nothing(page: str) -> None:
+    read = Reader(page)
+    assert not read.open
+    assert "script" not in read.tags
+    assert "link" not in read.tags
+    assert all(link.startswith("#") for link in read.links)
+    assert len(read.ids) == len(set(read.ids))
+    assert {link[1:] for link in read.links} <= set(read.ids)
+    assert "@import" not in page
+    assert all(part.startswith("#") for part in page.split("url(")[1:])
+
+
+def test_every_picture_has_a_text_alternative(page: str) -> None:
+    read = Reader(page)
+    assert len(read.pictures) == len(PICTURES)
+    for picture in read.pictures:
+        assert picture["role"] == "img"
+        assert set(str(picture["aria-labelledby"]).split()) <= set(read.ids)
+    for draw in PICTURES:
+        root = ElementTree.fromstring(draw(example()))
+        title, description = root[0], root[1]
+        assert title.tag.endswith("title")
+        assert title.text
+        assert description.tag.endswith("desc")
+        assert description.text
+
+
+def test_equal_metrics_give_equal_bytes(page: str) -> None:
+    assert page == report_html(copy.deepcopy(example()))
+
+
+def test_labels_tell_exact_from_released(page: str) -> None:
+    assert EXACT in page
+    assert RELEASED in page
+    assert "left out: declared 12, below 50" in page
+    assert "grandrounds report RUN_DIR" in page
+    assert page.count("9f2c" * 16) == 1
+
+
+def test_epsilon_never_stands_alone(page: str) -> None:
+    for text in (page, model_card(example())):
+        for term in ("delta 0.0003", "patient", "add/remove one patient", "PLD (dp-accounting"):
+            assert term in text
+
+
+def test_hostile_text_is_inert() -> None:
+    metrics = example({HOSTILE: 300, "北京": 200})
+    metrics |= {"title": HOSTILE, "study": HOSTILE, "main_arm": HOSTILE, "versions": {HOSTILE: "1"}}
+    metrics["arms"] = {HOSTILE: metrics["arms"]["reptile"] | {"note": HOSTILE}}
+    metrics["curves"] = {HOSTILE: metrics["curves"]["reptile"]}
+    metrics["privacy"]["statement"] = metrics["split"] = HOSTILE
+    metrics["privacy"]["releases"][0]["what"] = metrics["sites"][-1]["name"] = HOSTILE
+    metrics["sites"][-1]["status"] = f"left out: {HOSTILE}"
+    text = report_html(metrics)
+    assert "<script" not in text.lower()
+    assert "script" not in Reader(text).tags
+    assert "&lt;script&gt;" in text
+    assert "<script" not in model_card(metrics)
+
+
+def test_a_run_without_privacy_says_so() -> None:
+    metrics = example()
+    metrics["privacy"] = {"private": False, "epsilon": None, "statement": "not private: no noise"}
+    text = report_html(metrics)
+    assert '<h2 id="privacy">Not private</h2>' in text
+    assert RELEASED not in text
+    assert "Privacy statement" not in text
+    assert "Without privacy" in text
+    assert "**Not private.**" in model_card(metrics)
+
+
+@pytest.mark.parametrize("epsilon", [None, math.inf, math.nan])
+def test_private_without_a_finite_epsilon_is_not_private(epsilon: float | None) -> None:
+    metrics = example()
+    metrics["privacy"]["epsilon"] = epsilon
+    assert '<h2 id="privacy">Not private</h2>' in report_html(metrics)
+
+
+def test_sixty_four_hospitals_stay_small_and_readable() -> None:
+    metrics = example({f"hospital {i:02d}": 900 - 10 * i for i in range(64)}, rounds=20)
+    text = report_html(metrics)
+    assert len(text.encode()) < 3_000_000
+    assert "Only the 12 largest of 64 hospitals are drawn." in text
+    assert "Only the 24 largest of 65 hospitals are drawn." in text
+    assert calibration(metrics).count("slope") == 2 * MAX_PANELS
+
+
+def test_missing_values_become_dashes_and_absent_sections_say_why() -> None:
+    def emptied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: emptied(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [emptied(v) for v in value] if value and isinstance(value[0], dict) else []
+        return value if isinstance(value, str) else None
+
+    text = report_html(emptied(example()))
+    assert DASH in text
+    assert "None" not in text
+    assert "nan" not in text.replace("hungarian", "")
+    assert "No hospital released an AUC." in text
+    assert "Learning curves are absent" in text
+    assert "None" not in model_card(emptied(example()))
+
+
+def test_the_smallest_metrics_still_give_a_page() -> None:
+    for metrics in ({}, {"sites": [], "arms": {}, "privacy": None, "curves": None}):
+        assert "Not private" in report_html(metrics)
+        assert model_card(metrics).startswith("# Model card")
+        assert [draw(metrics) for draw in PICTURES] == [""] * len(PICTURES)
+
+
+def test_one_round_one_hospital_one_seed() -> None:
+    metrics = example({"only": 300}, rounds=1, seeds=1)
+    metrics["pooled_private"] = None
+    text = report_html(metrics)
+    assert "±" not in text
+    assert "the spread is not known" in text
+    assert "No random-effects mean" in text
+    assert "over one hospital" in text
+
+
+def test_some_hospitals_released_nothing() -> None:
+    metrics = example()
+    metrics["sites"][0]["private"] = None
+    metrics["sites"][1]["private"] |= {"auc": None, "histogram": None, "net_benefit": []}
+    assert len(Reader(report_html(metrics)).pictures) == len(PICTURES)
+    assert f"cleveland {DASH}" in forest(metrics)
