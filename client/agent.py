@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -41,15 +41,15 @@ class Study:
     plan: Plan
     log: logging.Logger = field(repr=False)
 
-    @cached_property
+    @property
     def model(self) -> torch.nn.Module:
-        """The study's model on the site's device."""
-        return build(self.plan.study).to(pick_device(self.site.cohort.device))
+        """The study's model on the site's device; weights are loaded for each use."""
+        return _models(self.plan, pick_device(self.site.cohort.device))[0]
 
-    @cached_property
+    @property
     def private_model(self) -> PrivateModel:
-        """Another of the same, checked and hooked for the gradients of single patients."""
-        return PrivateModel(build(self.plan.study).to(pick_device(self.site.cohort.device)))
+        """Another of the same, checked, for the gradients of single patients."""
+        return _models(self.plan, pick_device(self.site.cohort.device))[1]
 
     @cached_property
     def like(self) -> Params:
@@ -63,6 +63,12 @@ class Study:
         for note in cohort.notes:
             self.log.warning("%s", note)
         return cohort
+
+
+@lru_cache(maxsize=4)
+def _models(plan: Plan, device: torch.device) -> tuple[torch.nn.Module, PrivateModel]:
+    """Return the plan's models, kept warm; the sites of a simulation take turns with them."""
+    return build(plan.study).to(device), PrivateModel(build(plan.study).to(device))
 
 
 class Agent:
@@ -184,6 +190,9 @@ def _key(request: Envelope) -> Key:
     return Key(digest, run, phase, number)
 
 
+_open_agents: list[Agent] = []
+
+
 def folder_transport(context: Context) -> Transport:
     """Connect to an agent in this process, for the site whose folder the simulation wrote.
 
@@ -197,16 +206,31 @@ def folder_transport(context: Context) -> Transport:
     if own is not None:
         return agent_of(Path(str(own))).handle
     parent, partition = context.run_config.get("sites-dir"), context.node_config.get("partition-id")
-    if not parent or partition is None:
+    if not parent or not isinstance(partition, int):
         raise SiteError(
             "the node's configuration names no site-dir, and the run none for its partition",
             remedy="start the node with --node-config 'site-dir=\"DIR\"'",
         )
-    folders = sorted(p for p in Path(str(parent)).iterdir() if p.is_dir())
-    return agent_of(folders[int(partition)]).handle
+    return _agent_of_partition(str(parent), partition).handle
+
+
+@cache
+def _agent_of_partition(parent: str, partition: int) -> Agent:
+    return agent_of(sorted(p for p in Path(parent).iterdir() if p.is_dir())[partition])
 
 
 @cache
 def agent_of(folder: Path) -> Agent:
-    """Return the agent of a simulated site, kept warm for as long as the process lives."""
-    return Agent(folder, durable=False)
+    """Return the agent of a simulated site, kept warm until `close_agents`."""
+    agent = Agent(folder, durable=False)
+    _open_agents.append(agent)
+    return agent
+
+
+def close_agents() -> None:
+    """Close every agent of this process; the next request opens its folder anew."""
+    for agent in _open_agents:
+        agent.close()
+    _open_agents.clear()
+    _agent_of_partition.cache_clear()
+    agent_of.cache_clear()

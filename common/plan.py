@@ -38,6 +38,10 @@ class Plan:
     sigma: float
     evaluation_sigma: float
 
+    def __hash__(self) -> int:
+        """A plan is what its digest says."""
+        return hash(self.digest)
+
     @property
     def private(self) -> bool:
         """Whether the study promises anything."""

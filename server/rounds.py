@@ -24,7 +24,7 @@ from common.plan import Plan
 from common.wire import Envelope
 from server.checkpoint import checkpoint_folder, curve_rounds, latest, load_state, save_state
 from server.exchange import POLL_S, Answer, ask, failed, plain
-from server.store import Reply, Store
+from server.store import Introduction, Reply, Store
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MOST_PATIENTS = 10**9
@@ -102,6 +102,7 @@ def join(federation: Federation) -> list[Member]:
     nodes = _wait_for_nodes(federation)
     asked = {node: federation.request("join", 0) for node in nodes}
     members: list[Member] = []
+    introductions: list[Introduction] = []
     names: set[str] = set()
     for node, answer in ask(federation.grid, asked, deadline_s=rounds.deadline_s).items():
         member, objection = _introduced(node, answer, names)
@@ -109,13 +110,11 @@ def join(federation: Federation) -> list[Member]:
         if not objection:
             members.append(member)
         status = f"left out: {objection}" if objection else "took part"
-        federation.store.member(
-            federation.job, site=member.name, declared=member.declared or None, status=status
-        )
+        introductions.append(Introduction(member.name, member.declared or None, status))
+    federation.store.introduce(federation.job, introductions)
     if len(members) < rounds.quorum:
-        known = federation.store.members(federation.job)
-        left_out = [m for m in known if m["status"] != "took part"]
-        reasons = "; ".join(f"{m['site']}: {m['status']}" for m in left_out)
+        left_out = sorted(f"{i.site}: {i.status}" for i in introductions if i.status != "took part")
+        reasons = "; ".join(left_out)
         raise RunError(
             f"{len(members)} of {len(nodes)} hospitals take part, the quorum (rounds.quorum) is "
             f"{rounds.quorum}" + (f" ({reasons})" if reasons else ""),

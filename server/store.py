@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,15 @@ histograms = sa.Table(
 
 
 @dataclass(frozen=True)
+class Introduction:
+    """Who a site says it is, and whether it took part or why not."""
+
+    site: str
+    declared: int | None
+    status: str
+
+
+@dataclass(frozen=True)
 class Reply:
     """How one site answered one request."""
 
@@ -111,17 +120,16 @@ class Store:
             RunError: the job ran before with another study.
         """
         with self._open() as db:
-            row = db.execute(sa.select(jobs.c.digest).where(jobs.c.job == job)).one_or_none()
-            if row is not None and row.digest != digest:
+            before = db.execute(sa.select(jobs.c.digest).where(jobs.c.job == job)).scalar()
+            if before is not None and before != digest:
                 raise RunError(
                     f"job {job!r} of {str(self.path.parent)!r} ran with study "
-                    f"{row.digest[:12]}..., not {digest[:12]}...",
+                    f"{before[:12]}..., not {digest[:12]}...",
                     remedy="resume with the study it was started with, or start a new run",
                 )
             db.execute(sa.delete(members).where(members.c.job == job))  # they introduce themselves
-            _upsert(
-                db, jobs, job=job, digest=digest, status="running", message="", remedy="", code=code
-            )
+            row = {"job": job, "digest": digest, "status": "running", "code": code}
+            _upsert(db, jobs, {**row, "message": "", "remedy": ""})
 
     def end(self, job: str, *, status: str, message: str = "", remedy: str = "") -> None:
         """Record how a job ended: finished, failed or interrupted."""
@@ -129,37 +137,27 @@ class Store:
         with self._open() as db:
             db.execute(sa.update(jobs).where(jobs.c.job == job).values(**values))
 
-    def member(self, job: str, *, site: str, declared: int | None, status: str) -> None:
-        """Record a site that took part, or why it did not."""
+    def introduce(self, job: str, sites: Sequence[Introduction]) -> None:
+        """Record who takes part and who does not, and why, in one transaction."""
         with self._open() as db:
-            _upsert(db, members, job=job, site=site, declared=declared, status=status)
+            _upsert(db, members, *({"job": job, **asdict(s)} for s in sites))
 
     def round(
         self, job: str, *, number: int, phase: str, answers: Sequence[Reply], seconds: float
     ) -> None:
         """Record who answered a round, in one transaction."""
         with self._open() as db:
-            for a in answers:
-                _upsert(
-                    db,
-                    replies,
-                    job=job,
-                    round=number,
-                    phase=phase,
-                    site=a.site,
-                    status=a.status,
-                    reason=a.reason,
-                    epsilon=a.epsilon,
-                    reserves=a.reserves,
-                )
+            key = {"job": job, "round": number}
+            _upsert(db, replies, *({**key, "phase": phase, **asdict(a)} for a in answers))
             if phase == "train":
                 good = sum(a.status == "ok" for a in answers)
-                _upsert(db, rounds, job=job, round=number, replies=good, seconds=seconds)
+                _upsert(db, rounds, {**key, "replies": good, "seconds": seconds})
 
     def histogram(self, job: str, *, site: str, sigma: float, counts: Any) -> None:
         """Record a site's noisy histogram, nested lists of (histograms, 2, bins)."""
         with self._open() as db:
-            _upsert(db, histograms, job=job, site=site, sigma=sigma, counts=json.dumps(counts))
+            row = {"job": job, "site": site, "sigma": sigma, "counts": json.dumps(counts)}
+            _upsert(db, histograms, row)
 
     def job(self, job: str) -> dict[str, Any] | None:
         """Return a job's row, or None where it never ran."""
@@ -208,5 +206,6 @@ class Store:
             ) from None
 
 
-def _upsert(db: sa.Connection, table: sa.Table, **values: Any) -> None:
-    db.execute(sa.insert(table).prefix_with("OR REPLACE").values(**values))
+def _upsert(db: sa.Connection, table: sa.Table, *rows: dict[str, Any]) -> None:
+    if rows:
+        db.execute(sa.insert(table).prefix_with("OR REPLACE"), rows)

@@ -61,13 +61,13 @@ def evaluate(model: nn.Module, params: Params, part: Part) -> Figures:
     """Return the exact figures of a model on one part, every patient of unit mass."""
     load_params(model, params)
     scores = predict(model, part.x).numpy()
-    return figures(scores, part.y.numpy(), part.weights().numpy())
+    return figures(scores, part.y.numpy(), part.weights.numpy())
 
 
 def auc_of(model: nn.Module, params: Params, part: Part) -> float | None:
     """Return the exact AUC alone, for a point of a learning curve."""
     load_params(model, params)
-    return mean_auc(predict(model, part.x).numpy(), part.y.numpy(), part.weights().numpy())
+    return mean_auc(predict(model, part.x).numpy(), part.y.numpy(), part.weights.numpy())
 
 
 def shared_and_adapted(
@@ -91,10 +91,10 @@ def majority(cohorts: Mapping[str, Cohort], *, classes: int) -> dict[str, Result
     results = {}
     for name, cohort in cohorts.items():
         mass = np.bincount(
-            cohort.train.y.numpy(), weights=cohort.train.weights().numpy(), minlength=classes
+            cohort.train.y.numpy(), weights=cohort.train.weights.numpy(), minlength=classes
         )
         scores = np.tile(mass / mass.sum(), (len(cohort.holdout.y), 1))
-        found = figures(scores, cohort.holdout.y.numpy(), cohort.holdout.weights().numpy())
+        found = figures(scores, cohort.holdout.y.numpy(), cohort.holdout.weights.numpy())
         results[name] = Result(shared=found, adapted=found)
     return results
 

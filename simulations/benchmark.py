@@ -42,8 +42,9 @@ def speed_study() -> Study:
     values["name"] = "speed"
     values["cohort"]["min_declared"] = 5
     values["model"] = {"name": "mlp", "hidden": [32]}
+    values["adaptation"]["max_steps"] = 20
     values["rounds"] |= {"count": ROUNDS, "quorum": HOSPITALS}
-    values["privacy"]["delta"] = 0.01
+    values["privacy"] |= {"epsilon": 1.0, "delta": 0.01}
     values["simulation"] |= {"seeds": 1, "arms": ["reptile"], "split": "stratified"}
     values["simulation"]["partition"] = {"source": "breast_cancer", "hospitals": hospitals}
     return parse_study(values, origin="benchmark")

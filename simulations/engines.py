@@ -9,7 +9,7 @@ from pathlib import Path
 
 import client.app
 import server.app
-from client.agent import agent_of
+from client.agent import close_agents
 from common.errors import EngineError, GrandroundsError, RunError
 from server.store import Store
 from simulations.flower_app import write_app
@@ -83,9 +83,7 @@ def run_in_process(job: Job) -> None:
     try:
         server.app.app(grid, server_context(job.run_config))
     finally:
-        for folder in job.sites:
-            agent_of(folder.resolve()).close()
-        agent_of.cache_clear()
+        close_agents()
 
 
 def _run_flower(job: Job, runtime: FlowerRuntime, app_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,20 +25,26 @@ class Part:
     patient: Tensor
     patients: int
 
-    def select(self, records: Tensor) -> Part:
-        """Return the given records, (n,) indices, with their patients numbered anew."""
-        kept, index = torch.unique(self.patient[records], return_inverse=True)
-        return Part(self.x[records], self.y[records], index, int(kept.numel()))
+    @cached_property
+    def most_records(self) -> int:
+        """The most records that one patient has."""
+        return int(torch.bincount(self.patient).max()) if self.patient.numel() else 0
 
+    @cached_property
     def weights(self) -> Tensor:
-        """Return unit mass a patient, shared over the patient's records, (records,), float64.
+        """Unit mass a patient, shared over the patient's records, (records,), float64.
 
         >>> part = Part(torch.zeros(3, 1), torch.zeros(3), torch.tensor([0, 0, 1]), 2)
-        >>> part.weights().tolist()
+        >>> part.weights.tolist()
         [0.5, 0.5, 1.0]
         """
         counts = torch.bincount(self.patient, minlength=self.patients)
         return 1.0 / counts[self.patient].to(torch.float64)
+
+    def select(self, records: Tensor) -> Part:
+        """Return the given records, (n,) indices, with their patients numbered anew."""
+        kept, index = torch.unique(self.patient[records], return_inverse=True)
+        return Part(self.x[records], self.y[records], index, int(kept.numel()))
 
 
 @dataclass(frozen=True)

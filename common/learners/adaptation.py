@@ -46,7 +46,7 @@ def adapt_locally(model: nn.Module, center: Params, part: Part, spec: Adaptation
 
 def _minimise(model: nn.Module, part: Part, spec: AdaptationSpec, device: torch.device) -> None:
     x, y = part.x.to(device).double(), part.y.to(device)
-    weights = part.weights().to(device)
+    weights = part.weights.to(device)
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     anchors = {n: p.detach().clone() for n, p in named}
     optimizer = torch.optim.LBFGS(

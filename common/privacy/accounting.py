@@ -106,10 +106,10 @@ def calibrate_sigma(
 
 def _bracket(cost: Callable[[int], float], *, start: int, target: float) -> tuple[int, int]:
     """Return (low, high) in steps: low costs more than the target, high at most the target."""
-    edge, width = start, max(1, start // 200)
+    edge, width = start, 1  # the start is exact where nobody is sampled out
     if cost(start) > target:
         while cost(edge) > target:
-            low, edge, width = edge, edge + width, 2 * width
+            low, edge, width = edge, edge + width, 4 * width
             if edge * _SIGMA_STEP > _SIGMA_MAX:
                 raise StudyError(
                     f"privacy.epsilon is {target}: no noise up to sigma {_SIGMA_MAX:g} reaches it",
@@ -119,7 +119,7 @@ def _bracket(cost: Callable[[int], float], *, start: int, target: float) -> tupl
     floor = round(SIGMA_MIN / _SIGMA_STEP)
     high = edge
     while edge > floor and cost(edge) <= target:
-        high, edge, width = edge, max(floor, edge - width), 2 * width
+        high, edge, width = edge, max(floor, edge - width), 4 * width
     return (edge, high) if cost(edge) > target else (floor - 1, floor)
 
 

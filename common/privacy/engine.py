@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 
 import opacus.accountants
 import torch
@@ -40,8 +41,11 @@ from torch import Tensor, nn
 from common.cohort.parts import Part
 from common.errors import StudyError
 from common.params import Params, unflatten
+from common.privacy import perceptron
+from common.privacy.clipping import clip_rows
 from common.privacy.events import Event, PoissonGaussian
 from common.privacy.noise import Source
+from common.privacy.perceptron import linear_layers
 
 # Opacus hooks every layer; that the first one's input is data and needs no gradient is right.
 warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are")
@@ -54,17 +58,25 @@ class PrivateModel:
 
     Args:
         model: A module whose outputs are class logits, (records, classes).
+        closed_form: Whether a stack of linear layers takes the fast way of
+            `common.privacy.perceptron`, which tests hold to the hooks.
 
     Raises:
         StudyError: a layer mixes the patients of a batch, or Opacus has no gradient rule for it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, closed_form: bool = True) -> None:
         check_compatible(model)
-        self._module = GradSampleModule(model, loss_reduction="sum")
+        self._layers = linear_layers(model) if closed_form else None
+        self._model = model
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._size = sum(p.numel() for p in self._parameters)
+
+    @cached_property
+    def _module(self) -> GradSampleModule:
+        """The model with hooks, made when first needed: a stack of layers may never need them."""
+        return GradSampleModule(self._model, loss_reduction="sum")
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +94,8 @@ class PrivateModel:
         Returns:
             The sum, in the model's precision, on the processor, shaped as `params`.
         """
+        if self._layers and self.device.type == "cpu" and batch.most_records <= 1:
+            return perceptron.clipped_sum(params, self._layers, batch, clip=clip)
         self._load(params)
         dtype = self._parameters[0].dtype
         total = torch.zeros(self._size, dtype=dtype, device=self.device)
@@ -92,17 +106,23 @@ class PrivateModel:
 
     def _patient_gradients(self, batch: Part) -> Tensor:
         """Return each patient's mean gradient, (patients, parameters); non-finite records are 0."""
-        self._module.zero_grad(set_to_none=True)
+        self._forget()
         logits = self._module(batch.x.to(self.device))
         F.cross_entropy(logits, batch.y.to(self.device), reduction="sum").backward()  # type: ignore[no-untyped-call]
         rows = torch.cat([_grad_sample(p).flatten(1) for p in self._parameters], dim=1)
         finite = torch.isfinite(rows).all(dim=1, keepdim=True)
         rows = torch.where(finite, rows, torch.zeros_like(rows))
-        weights = batch.weights().to(rows)
+        weights = batch.weights.to(rows)
         means = torch.zeros(batch.patients, rows.shape[1], dtype=rows.dtype, device=rows.device)
         means.index_add_(0, batch.patient.to(rows.device), rows * weights[:, None])
-        self._module.zero_grad(set_to_none=True)
+        self._forget()
         return means
+
+    def _forget(self) -> None:
+        """Drop all gradients; zero_grad would walk every layer, which a small model feels."""
+        for parameter in self._parameters:
+            parameter.grad = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
 
     def _load(self, params: Params) -> None:
         with torch.no_grad():
@@ -115,24 +135,6 @@ def _grad_sample(parameter: nn.Parameter) -> Tensor:
     return value.detach()
 
 
-def clip_rows(rows: Tensor, *, clip: float) -> Tensor:
-    """Scale each row down to Euclidean norm `clip` where it is longer.
-
-    A row that is not finite, or so long that its factor is no normal float32, becomes zero. The
-    bound holds after rounding too: the factor leaves a margin of one part in a million, above the
-    rounding error of a float32 product.
-
-    >>> clip_rows(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), clip=1.0).norm(dim=1).round(decimals=3)
-    tensor([1.0000, 0.5000])
-    """
-    if math.isinf(clip):
-        return rows
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
-    factors = torch.where(norms <= clip, 1.0, clip * (1 - 1e-6) / norms).to(rows.dtype)
-    normal = factors >= torch.finfo(rows.dtype).tiny  # false for NaN
-    return torch.where(normal, rows * factors, torch.zeros_like(rows))
-
-
 def sample_patients(part: Part, source: Source, *, rate: float, max_records: int) -> Part:
     """Draw the patients of one step: each with probability `rate`, at most `max_records` records.
 
@@ -142,10 +144,12 @@ def sample_patients(part: Part, source: Source, *, rate: float, max_records: int
         rate: q in (0, 1]; 1 takes everybody.
         max_records: k; the records of a patient who has more are drawn without replacement.
     """
+    if rate == 1 and part.most_records <= max_records:
+        return part
     chosen = source.uniform(part.patients) < rate  # rate 1 takes all: uniforms are below 1
     keep = torch.from_numpy(chosen)[part.patient]
     records = torch.nonzero(keep).reshape(-1)
-    if max_records < part.x.shape[0]:
+    if part.most_records > max_records:
         order = torch.from_numpy(source.uniform(records.numel()))
         records = _first_of_each(part.patient[records], order, records, max_records)
     return part.select(records)

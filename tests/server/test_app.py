@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 import client.app
 import server.app
 import server.rounds
-from client.agent import agent_of
+from client.agent import close_agents
 from common.errors import GrandroundsError, RunError, StudyError
 from common.models import initial_params
 from common.plan import write_plan
@@ -29,7 +29,7 @@ SITES = ("alpha", "beta")
 
 @pytest.fixture
 def config(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    agent_of.cache_clear()
+    close_agents()
     # Random initial weights, so that the seed shows.
     plan = small_plan(model={"name": "mlp", "hidden": [3]}, rounds={"count": 2})
     (tmp_path / "run").mkdir()
@@ -43,9 +43,7 @@ def config(tmp_path: Path) -> Iterator[dict[str, Any]]:
         "seed": 5,
         "nodes": 2,
     }
-    for name in SITES:
-        agent_of(tmp_path / "sites" / name).close()
-    agent_of.cache_clear()
+    close_agents()
 
 
 def start(config: dict[str, Any], client_app: ClientCallable = client.app.app) -> None:
@@ -159,7 +157,7 @@ def test_two_jobs_share_a_run_folder(config: dict[str, Any], tmp_path: Path) -> 
         policy = tmp_path / "sites" / name / "policy.toml"
         policy.write_text(policy.read_text().replace("runs = 1", "runs = 2"))
         agent_of(tmp_path / "sites" / name).close()
-    agent_of.cache_clear()
+    close_agents()
     second = {**config, "job": "second", "seed": 6}
     start(second)
     assert job(config)["status"] == job(second)["status"] == "finished"

@@ -14,7 +14,7 @@ from flwr.app import Context, Error, Message
 
 import client.app
 import server.rounds
-from client.agent import agent_of
+from client.agent import close_agents
 from common.codec import decode, encode
 from common.errors import RunError
 from common.learners import learner_for
@@ -104,9 +104,7 @@ class World:
 
     def close(self) -> None:
         self.store.close()
-        for name in DECLARED:
-            agent_of(self.sites / name).close()
-        agent_of.cache_clear()
+        close_agents()
 
 
 @pytest.fixture
@@ -117,7 +115,7 @@ def new_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         worlds.append(World(tmp_path / f"world-{len(worlds)}", small_plan(**tables)))
         return worlds[-1]
 
-    agent_of.cache_clear()
+    close_agents()
     yield new
     for world in worlds:
         world.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError, is_disk_full
-from server.store import Reply, Store
+from server.store import Introduction, Reply, Store
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_a_job_keeps_to_its_study(store: Store) -> None:
 
 
 def test_members_are_kept_by_name_and_the_last_word_stands(store: Store) -> None:
-    store.member("main", site="alpha", declared=None, status="left out: silent")
-    store.member("main", site="alpha", declared=40, status="took part")
-    store.member("other", site="beta", declared=9, status="took part")
+    store.introduce("main", [Introduction("alpha", None, "left out: silent")])
+    store.introduce("main", [Introduction("alpha", 40, "took part")])
+    store.introduce("other", [Introduction("beta", 9, "took part")])
     assert store.members("main") == [
         {"job": "main", "site": "alpha", "declared": 40, "status": "took part"}
     ]

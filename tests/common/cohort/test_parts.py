@@ -14,7 +14,7 @@ def part(*patients):
 
 def test_a_patients_records_share_one_unit_of_weight():
     # Broken once: a weight of one a record counts a patient of 30 images thirty times.
-    weights = part(0, 1, 1, 2, 2, 2, 2).weights()
+    weights = part(0, 1, 1, 2, 2, 2, 2).weights
     assert weights.tolist() == [1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
     assert weights.dtype == torch.float64
 
@@ -24,12 +24,12 @@ def test_selected_records_keep_their_patients_under_new_numbers():
     assert found.x.flatten().tolist() == [3, 1, 2]
     assert found.patient.tolist() == [1, 0, 0]
     assert found.patients == 2
-    assert found.weights().tolist() == [1, 0.5, 0.5]
+    assert found.weights.tolist() == [1, 0.5, 0.5]
 
 
 def test_no_record_is_no_patient():
     found = part(0, 1).select(torch.tensor([], dtype=torch.int64))
-    assert (found.patients, len(found.x), found.weights().tolist()) == (0, 0, [])
+    assert (found.patients, len(found.x), found.weights.tolist()) == (0, 0, [])
 
 
 def test_joined_hospitals_have_no_patient_in_common():

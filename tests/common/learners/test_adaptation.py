@@ -57,7 +57,7 @@ def test_two_classes_around_zero_are_ridge_logistic_regression(prior, patients):
     spec = AdaptationSpec(prior=prior, bias_prior=0.0)
     found = adapt_locally(module, center, part, spec)
     theirs = LogisticRegression(C=2 / prior, tol=1e-10, max_iter=10_000)
-    theirs.fit(part.x.double().numpy(), part.y.numpy(), sample_weight=part.weights().numpy())
+    theirs.fit(part.x.double().numpy(), part.y.numpy(), sample_weight=part.weights.numpy())
     weight, bias = found["body.1.weight"], found["body.1.bias"]
     np.testing.assert_allclose((weight[1] - weight[0]).numpy(), theirs.coef_[0], atol=1e-5)
     assert (bias[1] - bias[0]).item() == pytest.approx(theirs.intercept_[0], abs=1e-5)
