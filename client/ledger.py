@@ -123,10 +123,14 @@ class Ledger:
 
     def accounts(self) -> list[Account]:
         """Return what every study has cost, reserved or committed."""
-        rows: dict[str, list[tuple[str, str, float]]] = {}
-        query = "SELECT digest, run, events, delta FROM entries ORDER BY id"
-        for digest, run, events, delta in self._db.execute(query):
-            rows.setdefault(digest, []).append((run, events, delta))
+        # Rounds of a run cost alike, so a long ledger has few different rows.
+        query = (
+            "SELECT digest, run, events, delta, COUNT(*) FROM entries"
+            " GROUP BY digest, run, events, delta ORDER BY MIN(id)"
+        )
+        rows: dict[str, list[_Row]] = {}
+        for digest, *row in self._db.execute(query):
+            rows.setdefault(digest, []).append(_Row(*row))
         return [_account(digest, entries) for digest, entries in rows.items()]
 
     @contextmanager
@@ -168,13 +172,27 @@ class Ledger:
                 )
 
 
-def _account(digest: str, entries: list[tuple[str, str, float]]) -> Account:
-    priced = [e for e in entries if e[1] != "[]"]
-    events = [from_json(v) for _, text, _ in priced for v in json.loads(text)]
+class _Row(NamedTuple):
+    """Entries of one study that are alike."""
+
+    run: str
+    events: str
+    delta: float
+    number: int
+
+
+def _account(digest: str, rows: list[_Row]) -> Account:
+    priced = [row for row in rows if row.events != "[]"]
+    events = [
+        event
+        for row in priced
+        for value in json.loads(row.events)
+        for event in [from_json(value)] * row.number
+    ]
     return Account(
         digest=digest,
-        delta=max(delta for _, _, delta in entries),
+        delta=max(row.delta for row in rows),
         events=merge(events),
-        runs=frozenset(run for run, _, _ in entries),
-        reserves=len(priced),
+        runs=frozenset(row.run for row in rows),
+        reserves=sum(row.number for row in priced),
     )

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from common.startup import importing
+
 if TYPE_CHECKING:
     from common.plan import Plan
     from common.review import Review
@@ -34,11 +36,12 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print plain values instead.")] = False,
 ) -> None:
     """Say in plain words what each hospital would compute, release, and spend."""
-    from common.models import build
-    from common.plan import compile_study
-    from common.privacy.engine import check_compatible
-    from common.review import review
-    from common.study import load_study
+    with importing():
+        from common.models import build
+        from common.plan import compile_study
+        from common.privacy.engine import check_compatible
+        from common.review import review
+        from common.study import load_study
 
     plan = compile_study(load_study(study))
     check_compatible(build(plan.study, folder=study.parent))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from common.startup import importing
+
 report = typer.Typer(pretty_exceptions_enable=False)
 
 
@@ -15,6 +17,7 @@ def rebuild(
     run_dir: Annotated[Path, typer.Argument(help="A run folder, as `sim run` leaves it.")],
 ) -> None:
     """Rebuild report.html and model_card.md from a run folder."""
-    from server.report import write_pages
+    with importing():
+        from server.report import write_pages
 
     typer.echo(str(write_pages(run_dir)))

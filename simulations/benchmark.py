@@ -42,7 +42,7 @@ def speed_study() -> Study:
     values["name"] = "speed"
     values["cohort"]["min_declared"] = 5
     values["model"] = {"name": "mlp", "hidden": [32]}
-    values["adaptation"]["max_steps"] = 20
+    values["adaptation"]["max_steps"] = 5
     values["rounds"] |= {"count": ROUNDS, "quorum": HOSPITALS}
     values["privacy"] |= {"epsilon": 1.0, "delta": 0.01}
     values["simulation"] |= {"seeds": 1, "arms": ["reptile"], "split": "stratified"}

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from common.startup import importing
+
 app = typer.Typer(
     help="Simulate many hospitals on one machine.",
     no_args_is_help=True,
@@ -53,9 +55,11 @@ def run(
         "--json", help="Print the metrics alone, as JSON.")] = False,
 ) -> None:  # fmt: skip
     """Run a study's hospitals on this machine, compare arms, and write a report."""
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from simulations.session import resume_settings, run_session, start_settings
+        from simulations.display import print_metrics
+        from simulations.session import resume_settings, run_session, start_settings
 
     options = {"arms": arms, "epsilon": epsilon, "seed": seed, "seeds": seeds, "split": split}
     if resume is not None:
@@ -67,7 +71,5 @@ def run(
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, allow_nan=False))
         return
-    from simulations.display import print_metrics
-
     print_metrics(Console(highlight=False), metrics)
     typer.echo(f"report: {settings.run_dir / 'report.html'}")

@@ -156,7 +156,7 @@ def test_two_jobs_share_a_run_folder(config: dict[str, Any], tmp_path: Path) -> 
     for name in SITES:
         policy = tmp_path / "sites" / name / "policy.toml"
         policy.write_text(policy.read_text().replace("runs = 1", "runs = 2"))
-        agent_of(tmp_path / "sites" / name).close()
+
     close_agents()
     second = {**config, "job": "second", "seed": 6}
     start(second)
