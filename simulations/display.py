@@ -62,9 +62,10 @@ def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
 
 def _arms(metrics: Mapping[str, Any]) -> Table:
     title = f"{metrics['title']}: mean over hospitals, {metrics['seeds']} seed(s)"
-    table = Table(title=title, box=SIMPLE_HEAD, caption="± is the spread over seeds")
-    table.add_column("arm")
-    table.add_column("epsilon", justify="right")
+    caption = "± is the spread over seeds"
+    table = Table(title=title, box=SIMPLE_HEAD, caption=caption, padding=(0, 1, 0, 0))
+    table.add_column("arm", no_wrap=True)
+    table.add_column("epsilon", justify="right", no_wrap=True)
     for form in ("shared", "adapted"):
         for figure in ("AUC", "acc.", "Brier"):
             table.add_column(f"{form}\n{figure}", justify="right", no_wrap=True)
