@@ -51,16 +51,18 @@ def main() -> None:
     except GrandroundsError as error:
         complain(error)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(130)
     except OSError as error:
-        if not is_disk_full(error):
-            raise
         where = f" ({error.filename})" if error.filename else ""
-        complain(
-            GrandroundsError(
-                f"the disk is full{where}",
-                remedy="free some space; grandrounds sim run --resume RUN_DIR then goes on",
-            )
+        message, remedy = (
+            f"{error.strerror or error}{where}",
+            "use a path that you may read and write",
         )
+        if is_disk_full(error):
+            message, remedy = f"the disk is full{where}", "free some space, then go on"
+        complain(GrandroundsError(message, remedy=remedy))
         sys.exit(3)
 
 

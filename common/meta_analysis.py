@@ -16,6 +16,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 _EDGE = 5e-3  # an AUC of 0 or 1 has no logit; ends of intervals are moved this far inside
 _LEAST_SE = 1e-3
+_FEWEST = 3  # hospitals to pool
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,10 @@ def pool_auc(
 ) -> dict[str, float | int | str | None] | None:
     """Pool AUCs that come with intervals, on the logit scale (Snell et al., SMMR 2018).
 
-    On that scale a hospital counts with the middle of its interval, and with its length over twice
-    the normal quantile as standard error: an interval with noise in it can put the AUC itself at 1,
-    which has no logit, while its middle is where the evidence is.
+    The standard error on that scale is the length of the interval over twice the normal quantile,
+    or, where the interval ends at 0 or 1 and says nothing on that side, the length of its other
+    half over the quantile. Fewer than three hospitals are not pooled: the interval of two says
+    nothing.
     A hospital without an AUC, or whose interval is all of [0, 1], says nothing and is left out.
 
     Args:
@@ -161,24 +163,27 @@ def pool_auc(
 
     Returns:
         `auc`, `low`, `high`, `prediction_low`, `prediction_high` (as AUCs), `tau2` (logit scale),
-        `k` and `method`; None if no hospital is left.
+        `k` and `method`; None if fewer than three hospitals are left.
 
     Raises:
         ValueError: if the three differ in length.
 
-    >>> pool_auc([.8, None], [.7, 0.], [.87, 1.])["k"]
-    1
+    >>> pool_auc([.8, .7, .9, None], [.7, .6, .8, 0.], [.87, .8, .95, 1.])["k"]
+    3
     """
     usable = [
-        (low, high)
+        (auc, low, high)
         for auc, low, high in zip(aucs, lows, highs, strict=True)
         if auc is not None and low is not None and high is not None and (low > 0 or high < 1)
     ]
-    if not usable:
+    if len(usable) < _FEWEST:
         return None
-    low, high = logit(np.clip(np.array(usable, dtype=np.float64), _EDGE, 1 - _EDGE)).T
-    se = np.maximum((high - low) / (2 * norm.isf((1 - level) / 2)), _LEAST_SE)
-    pooled = random_effects(((low + high) / 2).tolist(), (se**2).tolist(), level=level)
+    table = np.array(usable, dtype=np.float64)
+    centre, low, high = logit(np.clip(table, _EDGE, 1 - _EDGE)).T
+    half = np.where(table[:, 2] >= 1 - _EDGE, centre - low, (high - low) / 2)
+    half = np.where(table[:, 1] <= _EDGE, high - centre, half)
+    se = np.maximum(half / norm.isf((1 - level) / 2), _LEAST_SE)
+    pooled = random_effects(centre.tolist(), (se**2).tolist(), level=level)
 
     def auc_of(value: float | None) -> float | None:
         return None if value is None else float(expit(value))

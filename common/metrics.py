@@ -38,6 +38,7 @@ class Figures:
         specificity: share of the healthy left alone; multi-class: likewise.
         calibration_slope: of the outcome on logit(score), ideal 1; binary only.
         calibration_intercept: calibration in the large, ideal 0; binary only.
+        observed_expected: patients with the disease over the sum of their scores; binary only.
         patients: sum of the weights.
     """
 
@@ -49,6 +50,7 @@ class Figures:
     specificity: float | None = None
     calibration_slope: float | None = None
     calibration_intercept: float | None = None
+    observed_expected: float | None = None
     patients: float = 0.0
 
     def to_json(self) -> dict[str, float | None]:
@@ -101,6 +103,9 @@ def figures(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None =
         specificity=_mean([_share(~chosen[:, c], w * ~truth[:, c]) for c in judged]),
         calibration_slope=slope,
         calibration_intercept=intercept,
+        observed_expected=_ratio(float(w @ truth[:, 1]), float(w @ p[:, 1]))
+        if classes == 2
+        else None,
         patients=total,
     )
 
@@ -111,6 +116,22 @@ def mean_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> flo
     classes = p.shape[1]
     ranked = range(1, classes) if classes == 2 else range(classes)
     return _mean([auc(p[:, c], y == c, w) for c in ranked])
+
+
+def auc_variance(area: float, *, positives: float, negatives: float) -> float:
+    """Return the sampling variance of an AUC (Hanley and McNeil 1982, equation 2).
+
+    Args:
+        area: The AUC.
+        positives: How many patients have the disease.
+        negatives: How many have not.
+
+    >>> round(auc_variance(0.8, positives=40, negatives=60) ** 0.5, 4)
+    0.0474
+    """
+    q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
+    spread = area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
+    return spread / (positives * negatives)
 
 
 def mean_figures(parts: Sequence[Figures], *, weighted: bool = False) -> Figures:
@@ -267,6 +288,10 @@ def auc(score: Array, sick: Bools, w: Array) -> float | None:
     well = np.bincount(place, weights=w * ~sick)
     right = ill @ (np.cumsum(well) - well / 2)
     return float(right / (ill.sum() * well.sum()))
+
+
+def _ratio(above: float, below: float) -> float | None:
+    return above / below if below > 0 else None
 
 
 def _share(event: Bools, w: Array) -> float | None:

@@ -47,8 +47,8 @@ class PartitionSite(Table):
         return self
 
 
-class Partition(Table):
-    """A public data set cut into hospitals; see `simulations.hospitals` for the recipe.
+class BreastCancer(Table):
+    """The Wisconsin data cut into hospitals; see `simulations.partitions.breast_cancer`.
 
     Attributes:
         source: 'breast_cancer', scikit-learn's copy of the Wisconsin diagnostic data.
@@ -64,13 +64,83 @@ class Partition(Table):
     hospitals: tuple[PartitionSite, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Partition:
+    def _makes_sense(self) -> BreastCancer:
         names = [h.name for h in self.hospitals]
         if len(set(names)) < len(names):
             raise ValueError("simulation.partition.hospitals names a hospital twice")
         if not 0 <= self.repeat[0] <= self.repeat[1]:
             raise ValueError(f"repeat is {list(self.repeat)}; give [low, high], 0 <= low <= high")
         return self
+
+
+class ColumnSite(Table):
+    """A hospital of a table: the column's value, and its public, rounded count of patients."""
+
+    value: str
+    declared: Count
+
+
+class ByColumn(Table):
+    """One table whose column names the hospitals; see `simulations.partitions.by_column`.
+
+    Attributes:
+        path: A CSV file, relative to the data folder.
+        column: Names the hospital of each row.
+        hospitals: By name; rows of other values are left out.
+    """
+
+    source: Literal["column"]
+    path: Path
+    column: str
+    hospitals: dict[Name, ColumnSite] = Field(min_length=1)
+
+
+class DealtImages(Table):
+    """One archive of images dealt to hospitals; see `simulations.partitions.images`.
+
+    Attributes:
+        path: An npz archive with images, labels and patient, relative to the data folder.
+        labels: Which labels to take; all where it is empty.
+        hospitals: How many.
+        alpha: Of the Dirichlet distribution by which each outcome is dealt.
+        gamma: Standard deviation, on the log scale, of a hospital's gamma.
+        contrast: The same for its contrast.
+        brightness: Standard deviation of its brightness, in units of the full range.
+        blur: Largest standard deviation of its blur, in pixels.
+        noise: Largest standard deviation of its noise, in units of the full range.
+    """
+
+    source: Literal["images"]
+    path: Path
+    labels: tuple[int, ...] = ()
+    hospitals: Annotated[int, Field(ge=2)] = 8
+    alpha: Positive = 3.0
+    gamma: Annotated[float, Field(ge=0)] = 0.0
+    contrast: Annotated[float, Field(ge=0)] = 0.0
+    brightness: Annotated[float, Field(ge=0)] = 0.0
+    blur: Annotated[float, Field(ge=0)] = 0.0
+    noise: Annotated[float, Field(ge=0)] = 0.0
+
+
+Partition = Annotated[BreastCancer | ByColumn | DealtImages, Field(discriminator="source")]
+
+
+class LeaveOneOut(Table):
+    """How `sim loho` tests a hospital that took no part.
+
+    Attributes:
+        shots: Numbers of its labelled patients; 0 takes the shared model as it is.
+        draws: How many draws of labelled patients for each number above 0.
+        weak_prior: Strength of the prior of `local_weak`, a model of the labelled patients alone.
+        strong_prior: The same for `local_strong`.
+        prior: Strength of the prior around the shared weights, for the adapted arms.
+    """
+
+    shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 16, 32)
+    draws: Count = 30
+    weak_prior: Positive = 3.0
+    strong_prior: Positive = 10.0
+    prior: Positive = 10.0
 
 
 class Arm(Table):
@@ -111,6 +181,8 @@ class Simulation(Table):
             the split.
         arms: Which arms to compare, by name.
         arm: Arms beyond the standard ones, by name.
+        loho: For `sim loho`.
+        engine: What carries the messages, as `--engine` said it.
         data: The folder that the sites' paths start from, as `--data` or GRANDROUNDS_DATA gave it.
         sites: Hospitals with files of their own.
         partition: Or a public data set cut into hospitals.
@@ -119,8 +191,16 @@ class Simulation(Table):
     seed: Annotated[int, Field(ge=0)] = 0
     seeds: Count = 1
     split: SplitKind = "keyed"
-    arms: tuple[Name, ...] = ("majority", "local", "pooled", "fedavg", "reptile")
+    arms: Annotated[tuple[Name, ...], Field(min_length=1)] = (
+        "majority",
+        "local",
+        "pooled",
+        "fedavg",
+        "reptile",
+    )
     arm: dict[Name, Arm] = Field(default_factory=dict)
+    loho: LeaveOneOut = LeaveOneOut()
+    engine: Literal["inprocess", "flower"] = "inprocess"
     data: Path | None = None
     sites: dict[Name, SimulatedSite] = Field(default_factory=dict)
     partition: Partition | None = None
@@ -136,6 +216,19 @@ class Simulation(Table):
         if len(set(self.arms)) < len(self.arms):
             raise ValueError("simulation.arms names an arm twice")
         return self
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the hospitals' patients come from a data folder."""
+        return not isinstance(self.partition, BreastCancer)
+
+    @property
+    def count(self) -> int:
+        """How many hospitals there are, those too small included."""
+        if self.partition is None:
+            return len(self.sites)
+        hospitals = self.partition.hospitals
+        return hospitals if isinstance(hospitals, int) else len(hospitals)
 
     def arm_named(self, name: str) -> Arm:
         """Return the arm of that name: the study's own, or a standard one."""

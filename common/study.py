@@ -9,145 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from common.cohort.schema import CohortSchema as CohortSchema
+from common.cohort.schema import Feature as Feature
+from common.cohort.schema import Image as Image
+from common.cohort.schema import Label as Label
 from common.errors import StudyError
 from common.scenario import Simulation
 from common.schema import Count, Fraction, Name, Positive, Table, explain, read_toml
-
-
-class Feature(Table):
-    """One column of a table and how it becomes inputs, from declared constants alone.
-
-    A number is clamped to `range` and mapped to (x - center) / scale; by default the range maps to
-    [-1, 1]. A category becomes one input for each listed value. What is missing takes `default` (a
-    category: no value); `indicator` adds an input that is 1 where it was missing. The kind
-    'missing' is that indicator alone: whether a test was done can say more than its result.
-    """
-
-    name: str
-    column: str | None = None
-    kind: Literal["number", "category", "missing"] = "number"
-    range: tuple[float, float] | None = None
-    center: float | None = None
-    scale: Positive | None = None
-    default: float | str | None = None
-    categories: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    indicator: bool = False
-
-    @property
-    def source(self) -> str:
-        """Name of the column it is read from."""
-        return self.column or self.name
-
-    @property
-    def width(self) -> int:
-        """How many inputs it becomes."""
-        return (len(self.categories) if self.kind == "category" else 1) + int(self.indicator)
-
-    @field_validator("default", mode="before")
-    @classmethod
-    def _scalar(cls, value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, float | int | str | None):
-            raise ValueError(f"{value!r} is neither a number nor a text")
-        return value
-
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> Feature:
-        if self.kind == "number":
-            if self.range is None or not self.range[0] < self.range[1]:
-                given = "no range" if self.range is None else f"range = {list(self.range)}"
-                raise ValueError(
-                    f"feature {self.name!r} is a number with {given}; "
-                    "it needs range = [low, high], low < high"
-                )
-            if self.categories:
-                raise ValueError(f"feature {self.name!r} is a number and takes no categories")
-            if isinstance(self.default, str):
-                raise ValueError(f"feature {self.name!r}: default {self.default!r} is not a number")
-            if self.default is not None and not self.range[0] <= self.default <= self.range[1]:
-                raise ValueError(
-                    f"feature {self.name!r}: default {self.default:g} is out of its range "
-                    f"[{self.range[0]:g}, {self.range[1]:g}]"
-                )
-        elif self.range is not None:
-            raise ValueError(f"feature {self.name!r} is no number and takes no range")
-        elif bool(self.categories) != (self.kind == "category"):
-            raise ValueError(f"feature {self.name!r}: a category, and nothing else, has categories")
-        elif self.kind == "missing" and self.indicator:
-            raise ValueError(f"feature {self.name!r} is itself an indicator and takes no other")
-        return self
-
-
-class Label(Table):
-    """The outcome: its column, its classes in order, and how the column's values map to them.
-
-    With two classes the second is the positive one.
-    """
-
-    column: str = "label"
-    classes: tuple[str, ...] = Field(min_length=2)
-    map: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _maps_to_classes(self) -> Label:
-        unknown = sorted(set(self.map.values()) - set(self.classes))
-        if unknown:
-            raise ValueError(f"label.map leads to {unknown[0]!r}, which is not in label.classes")
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("label.classes names a class twice")
-        return self
-
-
-class Image(Table):
-    """What every image is: square, of `size` pixels, values 0 to 255 mapped to [-1, 1]."""
-
-    size: Annotated[int, Field(ge=8, le=1024)]
-    channels: Literal[1, 3] = 1
-
-
-class CohortSchema(Table):
-    """What the study expects of every hospital's cohort.
-
-    Attributes:
-        patient: Column of the patient's id; without one each record is a patient, known
-            by its content, so that one more or less changes nobody else's id.
-        max_records: k, the most records of one patient that a step uses.
-        train_fraction: Share of patients that learning may touch; the others evaluate.
-        min_declared: A hospital that declares fewer patients is left out.
-        columns: Names of the columns of a file that has no header line.
-        missing: Values that mean 'missing' in every column.
-    """
-
-    patient: str | None = None
-    max_records: Count = 1
-    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    min_declared: Count = 20
-    columns: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ("", "NA", "?")
-    label: Label
-    features: tuple[Feature, ...] = ()
-    image: Image | None = None
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one record: (features,) or (channels, size, size)."""
-        if self.image is not None:
-            return (self.image.channels, self.image.size, self.image.size)
-        return (sum(f.width for f in self.features),)
-
-    @model_validator(mode="after")
-    def _table_or_images(self) -> CohortSchema:
-        if bool(self.features) == (self.image is not None):
-            raise ValueError("give either cohort.features (a table) or cohort.image, and not both")
-        names = [f.name for f in self.features]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"feature {twice[0]!r} stands twice")
-        if len(set(self.columns)) < len(self.columns):
-            raise ValueError("cohort.columns names a column twice")
-        return self
 
 
 class ModelSpec(Table):
@@ -206,7 +76,7 @@ class RoundsSpec(Table):
 class PrivacySpec(Table):
     """The promise: a target epsilon, which fixes sigma, or sigma, from which epsilon follows."""
 
-    epsilon: Annotated[float, Field(gt=0, le=50, strict=True)] | None = None
+    epsilon: Annotated[float, Field(ge=1e-3, le=50, strict=True)] | None = None
     sigma: Annotated[float, Field(ge=0.1, le=1e4, strict=True)] | None = None
     delta: Annotated[float, Field(gt=0, le=0.01, strict=True)]
     clip: Positive = 1.0

@@ -8,6 +8,8 @@ from typing import Any
 
 from common.errors import RunError
 from common.files import write_atomic
+from common.report.loho_page import loho_html
+from common.report.loho_values import LEAVE_ONE_OUT
 from common.report.model_card import model_card
 from common.report.page import report_html
 
@@ -15,15 +17,17 @@ METRICS = "metrics.json"
 
 
 def write_pages(run_dir: Path) -> Path:
-    """Write report.html and model_card.md; return the report.
+    """Write report.html, and model_card.md where there is one model; return the report.
 
     Raises:
         RunError: the folder holds no finished run.
     """
-    metrics = read_metrics(run_dir)
-    write_atomic(run_dir / "model_card.md", model_card(metrics))
-    page = run_dir / "report.html"
-    write_atomic(page, report_html(metrics))
+    metrics, page = read_metrics(run_dir), run_dir / "report.html"
+    if metrics.get("kind") == LEAVE_ONE_OUT:
+        write_atomic(page, loho_html(metrics))  # many models, so no card of one
+    else:
+        write_atomic(page, report_html(metrics))
+        write_atomic(run_dir / "model_card.md", model_card(metrics))
     return page
 
 
@@ -46,4 +50,9 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
             f"{str(path)!r} cannot be read: {error}",
             remedy="write it again with grandrounds sim run --resume",
         ) from None
+    if not isinstance(metrics, dict) or not metrics.keys() & {"arms", "held_out"}:
+        raise RunError(
+            f"{str(path)!r} does not hold the metrics of a run",
+            remedy="write it again with grandrounds sim run --resume",
+        )
     return metrics

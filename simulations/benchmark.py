@@ -19,7 +19,7 @@ from rich.console import Console
 from common.schema import dump_toml
 from common.study import Study, load_study, parse_study
 from server.store import Store
-from simulations.session import find_study
+from simulations.settings import find_study
 
 HOSPITALS, ROUNDS, REPEATS = 64, 20, 3
 

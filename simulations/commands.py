@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,10 +22,33 @@ StudyFile = Annotated[
     typer.Argument(
         metavar="[STUDY]",
         help="A study file, or the name of a study that comes with grandrounds: breast_cancer "
-        "(the default; needs no data), heart.",
+        "(the default; needs no data), heart, heart_flamby, indomethacin, chestxray, ...",
         show_default=False,
     ),
 ]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of the hospitals' files.", envvar="GRANDROUNDS_DATA")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="The run folder to make [default: runs/STUDY-TIME].")
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(help="'inprocess' [default], or 'flower' for Flower's simulation on Ray."),
+]
+Epsilon = Annotated[
+    str | None,
+    typer.Option(help="Another target epsilon, or 'none' for no privacy: another study."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="The first seed.")]
+Split = Annotated[
+    str | None, typer.Option(help="'keyed', or 'stratified' to compare with published tables.")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN_DIR", help="Go on with an interrupted run, as it was started."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics alone, as JSON.")]
 
 
 @app.callback()
@@ -35,41 +59,75 @@ def _group() -> None:
 @app.command(epilog="Example: grandrounds sim run heart --data DATA --epsilon 3 --seeds 5")
 def run(
     study: StudyFile = None,
-    data: Annotated[Path | None, typer.Option(
-        help="Folder of the hospitals' files.", envvar="GRANDROUNDS_DATA")] = None,
-    out: Annotated[Path | None, typer.Option(
-        help="The run folder to make [default: runs/STUDY-TIME].")] = None,
-    engine: Annotated[str, typer.Option(
-        help="'inprocess', or 'flower' for Flower's simulation on Ray.")] = "inprocess",
-    arms: Annotated[str | None, typer.Option(
-        help="Arms to compare, with commas: majority,local,pooled,fedavg,fedprox,reptile.")] = None,
-    epsilon: Annotated[str | None, typer.Option(
-        help="Another target epsilon, or 'none' for no privacy: another study.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The first seed.")] = None,
+    data: Data = None,
+    out: Out = None,
+    engine: EngineName = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Arms to compare, with commas: majority,local,pooled,fedavg,fedprox,reptile."
+        ),
+    ] = None,
+    epsilon: Epsilon = None,
+    seed: Seed = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.")] = None,
-    split: Annotated[str | None, typer.Option(
-        help="'keyed', or 'stratified' to compare with published tables.")] = None,
-    resume: Annotated[Path | None, typer.Option(
-        metavar="RUN_DIR", help="Go on with an interrupted run, as it was started.")] = None,
-    as_json: Annotated[bool, typer.Option(
-        "--json", help="Print the metrics alone, as JSON.")] = False,
-) -> None:  # fmt: skip
+    split: Split = None,
+    resume: Resume = None,
+    as_json: AsJson = False,
+) -> None:
     """Run a study's hospitals on this machine, compare arms, and write a report."""
+    options = {"arms": arms, "epsilon": epsilon, "seed": seed, "seeds": seeds, "split": split}
+    _session("run", study, out, options | {"data": data, "engine": engine}, resume, as_json)
+
+
+@app.command(epilog="Example: grandrounds sim loho heart --data DATA --epsilon 3 --shots 0,16")
+def loho(
+    study: StudyFile = None,
+    data: Data = None,
+    out: Out = None,
+    engine: EngineName = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Numbers of labelled patients, with commas [default: 0,16,32]."),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Draws of labelled patients [default: 30].")
+    ] = None,
+    epsilon: Epsilon = None,
+    seed: Seed = None,
+    split: Split = None,
+    resume: Resume = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave one hospital out, each in turn: how does the model do where nobody trained it?"""
+    options = {"shots": shots, "draws": draws, "epsilon": epsilon, "seed": seed, "split": split}
+    _session("loho", study, out, options | {"data": data, "engine": engine}, resume, as_json)
+
+
+def _session(
+    command: str,
+    study: str | None,
+    out: Path | None,
+    options: dict[str, Any],
+    resume: Path | None,
+    as_json: bool,
+) -> None:
     with importing():
         from rich.console import Console
 
-        from simulations.display import print_metrics
-        from simulations.session import resume_settings, run_session, start_settings
+        from simulations.session import COMPARISON, LEAVE_ONE_OUT, run_session
+        from simulations.settings import resume_settings, start_settings
 
-    options = {"arms": arms, "epsilon": epsilon, "seed": seed, "seeds": seeds, "split": split}
     if resume is not None:
-        settings = resume_settings(resume, study=study, out=out, options=options, engine=engine)
+        settings = resume_settings(resume, study=study, out=out, options=options)
     else:
-        settings = start_settings(study, data=data, out=out, options=options, engine=engine)
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
-    metrics = run_session(settings, messages)
+        settings = start_settings(study, out=out, options=options)
+    work = {"run": COMPARISON, "loho": LEAVE_ONE_OUT}[command]
+    metrics = run_session(settings, work, Console(stderr=True, highlight=False, soft_wrap=True))
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, allow_nan=False))
         return
-    print_metrics(Console(highlight=False), metrics)
+    # A pipe has no width of its own; eighty columns would cut the tables.
+    width = None if sys.stdout.isatty() else 110
+    work.show(Console(highlight=False, width=width), metrics)
     typer.echo(f"report: {settings.run_dir / 'report.html'}")

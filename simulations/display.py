@@ -16,6 +16,7 @@ from rich.table import Table
 from server.store import Store
 
 _POLL_S = 0.25
+_SHORT = {"pooled_recalibrated": "pooled recalib."}
 
 
 @contextmanager
@@ -45,10 +46,57 @@ def live_progress(console: Console, run_dir: Path, *, rounds: int) -> Iterator[N
             store.close()
 
 
-def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
+def print_comparison(console: Console, metrics: Mapping[str, Any]) -> None:
     """Print the arms, the hospitals and the promise."""
     console.print(_arms(metrics))
     console.print(_sites(metrics))
+    for remark in metrics["remarks"]:
+        console.print(f"note: {remark}")
+    _print_promise(console, metrics)
+
+
+def print_leave_one_out(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Print the means over the hospitals left out, the pooled AUC, and the promise."""
+    for shots in map(str, metrics["shots"]):
+        console.print(_left_out(metrics, shots))
+    for remark in metrics["remarks"]:
+        console.print(f"note: {remark}")
+    _print_promise(console, metrics)
+
+
+def _left_out(metrics: Mapping[str, Any], shots: str) -> Table:
+    sites = len(metrics["held_out"])
+    table = Table(
+        title=f"A hospital that took no part, {shots} labelled patients",
+        caption=f"mean over {sites} hospitals; slope: of calibration; pooled: random effects, 95 %",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("arm", no_wrap=True)
+    for heading in ("AUC", "acc.", "Brier", "logl.", "slope", "O/E", "pooled AUC"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm, row in metrics["mean"][shots].items():
+        pooled = metrics["pooled"][shots].get(arm, {})
+        table.add_row(_SHORT.get(arm, arm), *_left_out_row(row), _pooled(pooled))
+        if "adapted" in row and shots != "0":
+            table.add_row(
+                f" {arm} adapted", *_left_out_row(row["adapted"]), _pooled(pooled.get("adapted"))
+            )
+    return table
+
+
+def _left_out_row(row: Mapping[str, Any]) -> list[str]:
+    keys = ("auc", "accuracy", "brier", "log_loss", "calibration_slope", "observed_expected")
+    return [_number(row[key]) for key in keys]
+
+
+def _pooled(row: Mapping[str, Any] | None) -> str:
+    if not row or row.get("auc") is None:
+        return "-"
+    return f"{row['auc']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})"
+
+
+def _print_promise(console: Console, metrics: Mapping[str, Any]) -> None:
     privacy = metrics["privacy"]
     console.print(f"privacy: {privacy['statement']}")
     if privacy["private"]:
@@ -76,7 +124,9 @@ def _arms(metrics: Mapping[str, Any]) -> Table:
 
 
 def _figures(row: Mapping[str, Any]) -> list[str]:
-    auc = _number(row["mean_auc"]) + (f" ±{row['sd_auc']:.3f}" if row["sd_auc"] else "")
+    auc = _number(row["mean_auc"]) + (
+        f" ±{row['sd_auc']:.3f}".replace("0.", ".") if row["sd_auc"] else ""
+    )
     return [auc, _number(row["mean_accuracy"]), _number(row["mean_brier"])]
 
 
@@ -85,7 +135,7 @@ def _sites(metrics: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"Hospitals: {main} and local",
         box=SIMPLE_HEAD,
-        caption="released: with the noise that leaves the hospital, first seed, 95 % interval",
+        caption=f"released: {_noisy(metrics)}first seed, 95 % interval",
         padding=(0, 1, 0, 0),
     )
     table.add_column("hospital", no_wrap=True)
@@ -94,7 +144,7 @@ def _sites(metrics: Mapping[str, Any]) -> Table:
     table.add_column("AUC\nreleased", justify="right", no_wrap=True)
     for site in metrics["sites"]:
         if not site["arms"]:
-            table.add_row(site["name"], str(site["declared"]), site["status"])
+            table.add_row(site["name"], str(site["declared"]), "left out")
             continue
         own, alone = site["arms"].get(main), site["arms"].get("local")
         table.add_row(
@@ -108,6 +158,10 @@ def _sites(metrics: Mapping[str, Any]) -> Table:
             _released(site["private"]),
         )
     return table
+
+
+def _noisy(metrics: Mapping[str, Any]) -> str:
+    return "with the noise that leaves the hospital, " if metrics["privacy"]["private"] else ""
 
 
 def _released(private: Mapping[str, Any] | None) -> str:

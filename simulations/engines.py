@@ -16,8 +16,6 @@ from simulations.flower_app import write_app
 from simulations.flower_engine import FlowerRuntime
 from simulations.grid import InProcessGrid, server_context
 
-ENGINES = ("inprocess", "flower")
-
 
 @dataclass(frozen=True)
 class Job:

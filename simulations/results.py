@@ -24,7 +24,7 @@ from simulations.arms import NOTES
 from simulations.runner import Comparison, Outcome, scenario_of
 
 SCHEMA = 1
-_PACKAGES = ("grandrounds", "flwr", "torch", "opacus", "dp-accounting")
+PACKAGES = ("grandrounds", "flwr", "torch", "opacus", "dp-accounting")
 
 
 def metrics_of(
@@ -49,15 +49,29 @@ def metrics_of(
         "engine": engine,
         "main_arm": main,
         "split": SPLIT_LABELS[scenario.split],
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "privacy": privacy_of(plan, spent=_spent(comparison, store)),
         "arms": {name: _arm(comparison, name) for name in comparison.outcomes},
         "sites": [_site(comparison, h.name, h.declared, released) for h in comparison.hospitals],
         "curves": comparison.curves,
         "pooled_private": _pooled(released),
+        "remarks": same_algorithm(comparison.plans.get("fedavg"), comparison.plans.get("reptile")),
     }
     store.close()
     return result
+
+
+def same_algorithm(fedavg: Plan | None, reptile: Plan | None) -> list[str]:
+    """Say in words where Reptile and FedAvg are one algorithm, so that equal rows do not puzzle."""
+    if fedavg is None or reptile is None or fedavg.sigma != reptile.sigma:
+        return []
+    server = reptile.study.server
+    if (server.optimizer, server.learning_rate, server.weights) != ("sgd", 1.0, "declared"):
+        return []
+    return [
+        "Reptile and FedAvg are the same algorithm here: the server takes the mean of the "
+        "hospitals' deltas, weighted by declared size, with a step of 1."
+    ]
 
 
 def privacy_of(plan: Plan, *, spent: float | None = None) -> dict[str, Any]:
@@ -74,10 +88,10 @@ def privacy_of(plan: Plan, *, spent: float | None = None) -> dict[str, Any]:
         "unit": accounting.UNIT,
         "sampling_rate": study.learner.sampling_rate,
         "steps": plan.steps,
-        "noise": "seeded generator (simulation; a real site uses a cryptographic source)",
     }
     if not plan.private:
         return common | {
+            "noise": None,
             **dict.fromkeys(("epsilon", "delta", "adjacency", "accountant", "clip", "epsilon_prv")),
             "sigma": 0.0,
             "evaluation_sigma": 0.0,
@@ -88,6 +102,7 @@ def privacy_of(plan: Plan, *, spent: float | None = None) -> dict[str, Any]:
     training, evaluation = plan.training_price(rounds=rounds), plan.evaluation_price()
     epsilon = max(plan.epsilon, spent or 0.0)
     return common | {
+        "noise": "seeded generator (simulation; a real site uses a cryptographic source)",
         "epsilon": epsilon,
         "delta": plan.delta,
         "adjacency": accounting.ADJACENCY,

@@ -8,22 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.policy import Policy
-from client.site import CohortConfig, Site, write_site
-from common.cohort.parts import Cohort
-from common.cohort.read import read_cohort
 from common.errors import RunError, StudyError
 from common.files import write_atomic
-from common.learners.types import State
 from common.models import build, initial_params
 from common.params import Params
-from common.plan import Plan, write_plan
+from common.plan import Plan
 from common.scenario import FEDERATED, Arm, Simulation
 from common.schema import dump_toml
-from common.seeds import derive
 from common.study import Study
-from server.checkpoint import at_round, checkpoint_folder, curve_rounds, load_state
-from server.store import Store
+from server.checkpoint import curve_rounds
 from simulations.arms import (
     Result,
     auc_of,
@@ -33,8 +26,9 @@ from simulations.arms import (
     pooled,
     shared_and_adapted,
 )
-from simulations.engines import Engine, Job, open_engine
-from simulations.hospitals import Hospital, hospitals_of
+from simulations.engines import Engine, open_engine
+from simulations.partitions.types import Hospital
+from simulations.world import World, federated_params, state_at, world_of
 
 Say = Callable[[str], None]
 Curves = dict[str, list[tuple[int, float | None]]]
@@ -135,7 +129,7 @@ def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison
     arms = {name: scenario.arm_named(name) for name in scenario.arms}
     plans = {name: plan_of(study, arm) for name, arm in arms.items()}
     worlds = [
-        _world(study, scenario, run_dir, seed)
+        world_of(study, scenario, run_dir, seed)
         for seed in range(scenario.seed, scenario.seed + scenario.seeds)
     ]
     for name, reason in worlds[0].left_out.items():
@@ -159,49 +153,12 @@ def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison
     )
 
 
-@dataclass(frozen=True)
-class _World:
-    """One seed's hospitals and patients."""
-
-    seed: int
-    run_dir: Path
-    scenario: Simulation
-    hospitals: list[Hospital]
-    left_out: dict[str, str]
-    cohorts: dict[str, Cohort]
-
-
-def _world(study: Study, scenario: Simulation, run_dir: Path, seed: int) -> _World:
-    folder = run_dir / "hospitals"
-    hospitals = hospitals_of(study, scenario, folder=folder, seed=seed)
-    least = study.cohort.min_declared
-    left_out = {
-        h.name: f"left out: declared {h.declared} is below the minimum of {least}"
-        for h in hospitals
-        if h.declared < least
-    }
-    if len(left_out) == len(hospitals):
-        largest = max(h.declared for h in hospitals)
-        raise StudyError(
-            f"cohort.min_declared is {least}, and the largest hospital declares {largest}: "
-            "nobody is left",
-            remedy="lower cohort.min_declared, or give larger hospitals",
-        )
-    cohorts = {
-        h.name: read_cohort(_site(Path(), h, scenario, seed).source, study.cohort)
-        for h in hospitals
-        if h.name not in left_out
-    }
-    return _World(seed, run_dir, scenario, hospitals, left_out, cohorts)
-
-
-def _outcome(world: _World, arm: Arm, name: str, plan: Plan, run_job: Engine) -> Outcome:
+def _outcome(world: World, arm: Arm, name: str, plan: Plan, run_job: Engine) -> Outcome:
     if arm.kind == "majority":
         return Outcome(majority(world.cohorts, classes=len(plan.study.cohort.label.classes)))
     if arm.kind in FEDERATED:
-        job = _job(world, name, plan)
-        params = _finished(job, plan) or _run(job, plan, run_job)
-        return Outcome(shared_and_adapted(plan, params, world.cohorts), params, job.name)
+        params, job = federated_params(world, name, plan, run_job)
+        return Outcome(shared_and_adapted(plan, params, world.cohorts), params, job)
     initial = initial_params(plan.study, seed=world.seed, folder=world.run_dir)
     if arm.kind == "local":
         return Outcome(local(plan, initial, world.cohorts, seed=world.seed))
@@ -209,71 +166,13 @@ def _outcome(world: _World, arm: Arm, name: str, plan: Plan, run_job: Engine) ->
     return Outcome(shared_and_adapted(plan, params, world.cohorts), params)
 
 
-def _job(world: _World, arm: str, plan: Plan) -> Job:
-    """Write every hospital's folder, and the plan."""
-    name = f"{arm}-seed-{world.seed}"
-    sites_dir = world.run_dir / "sites" / name
-    for hospital in world.hospitals:
-        site = _site(sites_dir / hospital.name, hospital, world.scenario, world.seed)
-        policy = _policy(plan, world.seed)
-        write_site(site.folder, cohort=site.cohort, policy=policy, plans=[plan])
-    plans = world.run_dir / "plans"
-    plans.mkdir(exist_ok=True)
-    return Job(name, world.run_dir, write_plan(plan, plans), sites_dir, world.seed)
-
-
-def _site(folder: Path, hospital: Hospital, scenario: Simulation, seed: int) -> Site:
-    """Return a simulated hospital; its split key follows from the seed, the same in all arms."""
-    halves = [derive(seed, hospital.name, "split key", i) for i in (0, 1)]
-    cohort = CohortConfig(
-        name=hospital.name,
-        path=hospital.path.resolve(),
-        declared=hospital.declared,
-        split_key="".join(f"{h:016x}" for h in halves),
-        split=scenario.split,
-    )
-    return Site(folder, cohort, Policy(epsilon=1.0, delta=0.0))
-
-
-def _policy(plan: Plan, seed: int) -> Policy:
-    """Return a simulated policy: seeded noise, and room for rounds repeated after a crash."""
-    return Policy(
-        epsilon=2 * plan.epsilon if plan.private else 1.0,
-        delta=plan.delta,
-        allow_unprotected=not plan.private,
-        noise_seed=derive(seed, "noise"),
-    )
-
-
-def _run(job: Job, plan: Plan, run_job: Engine) -> Params:
-    run_job(job)
-    params = _finished(job, plan)
-    if params is None:
-        raise RunError(f"job {job.name!r} ended without a result", remedy="resume the run")
-    return params
-
-
-def _finished(job: Job, plan: Plan) -> Params | None:
-    """Return the final weights of a job that ended well, else None."""
-    store = Store(job.run_dir)
-    row = store.job(job.name)
-    store.close()
-    if row is None or row["status"] != "finished":
-        return None
-    return _state(job.run_dir, job.name, plan, plan.study.rounds.count).params
-
-
-def _state(run_dir: Path, job: str, plan: Plan, number: int) -> State:
-    return load_state(at_round(checkpoint_folder(run_dir, job), number), digest=plan.digest)
-
-
-def _curves(world: _World, plan: Plan, job: str | None) -> Curves:
+def _curves(world: World, plan: Plan, job: str | None) -> Curves:
     """Return the exact AUC of the shared model at each hospital, round by round."""
     assert job is not None
     model = build(plan.study)
     curves: Curves = {name: [] for name in world.cohorts}
     for number in sorted(curve_rounds(plan.study.rounds.count)):
-        params = _state(world.run_dir, job, plan, number).params
+        params = state_at(world.run_dir, job, plan, number).params
         for name, cohort in world.cohorts.items():
             curves[name].append((number, auc_of(model, params, cohort.holdout)))
     return curves

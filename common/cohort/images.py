@@ -1,19 +1,22 @@
-"""From an npz archive of images to tensors."""
+"""From an npz archive of images to inputs."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.cohort.pixels import UnusableImage, check_sides, encode_image
+from common.cohort.records import Records, fingerprint
+from common.cohort.schema import CohortSchema, Image
 from common.cohort.split import content_ids
 from common.errors import DataError
-from common.study import CohortSchema
 
-Texts = list[str]
+Arrays = dict[str, NDArray[Any]]
 
 # What numpy and zipfile raise on a damaged archive, a foreign compression, or a file that is none.
 _UNREADABLE = (
@@ -27,48 +30,75 @@ _UNREADABLE = (
 )
 
 
-def read_images(
-    path: Path, schema: CohortSchema
-) -> tuple[NDArray[np.float32], Texts, Texts, Texts]:
-    """Read `images`, `labels` and, where the archive has it, `patient`.
+def read_images(path: Path, schema: CohortSchema) -> Records:
+    """Read `images`, the labels and, where the study names one, the patients' array.
+
+    MedMNIST's layout is known by its array names: `train_images`, `train_labels` and the same for
+    `val` and `test`, which are put together in this order, as a study parts patients itself. Its
+    labels are those, whatever label.column says.
 
     Args:
-        path: An npz archive: images (records, size, size) or (records, size, size, channels),
-            values 0 to 255; labels and patient (records,) or (records, 1), any type.
-        schema: Says the size and the channels, and under `patient` the array of ids.
+        path: An npz archive: images (records, height, width) or (records, height, width, channels),
+            values 0 to 255; labels and patients (records,) or (records, 1), any type.
+        schema: Says what each image becomes, and the arrays of labels and of patient ids.
 
     Returns:
-        Inputs, (records, channels, size, size) in [-1, 1]; labels as text; patient ids, of the
-        images' own content where the schema names none; notes on what was clamped.
+        The records; patient ids are of the images' own content where the schema names none.
 
     Raises:
         DataError: the file is missing or malformed, or an array is absent or of the wrong shape.
     """
-    arrays = _load(path, ["images", schema.label.column, *filter(None, [schema.patient])])
-    images = arrays["images"]
     image = schema.image
-    assert image is not None  # CohortSchema holds it where there are no features
+    assert image is not None  # the caller reads an archive for images only
+    arrays = _load(path, schema)
+    images = arrays["images"]
     if images.ndim == 3:
         images = images[..., None]
-    expected = (image.size, image.size, image.channels)
-    if images.shape[1:] != expected:
+    _check_shape(path, images, image)
+    _check_numbers(path, images)
+    labels = _texts(path, schema.label.column, arrays["labels"], len(images))
+    if schema.patient:
+        patients = _texts(path, schema.patient, arrays["patients"], len(images))
+    else:
+        pairs = zip(images, labels, strict=True)
+        patients = content_ids(one.tobytes() + label.encode() for one, label in pairs)
+    x = np.empty((len(images), *schema.input_shape), dtype=np.float32)
+    for record, one in enumerate(images):
+        x[record] = encode_image(np.clip(one.astype(np.float32), 0, 255), image)
+    return Records(
+        x,
+        labels,
+        patients,
+        [fingerprint(one.tobytes()) for one in images],
+        np.zeros(len(images), dtype=np.bool_),
+        _notes(images, image),
+    )
+
+
+def _notes(images: NDArray[Any], image: Image) -> tuple[str, ...]:
+    clamped = int(((images < 0) | (images > 255)).sum())
+    notes = [f"images: {clamped} values out of [0, 255], clamped"] if clamped else []
+    if images.shape[1:3] != (image.size, image.size):
+        height, width = images.shape[1:3]
+        notes.append(f"images: {height}x{width} pixels, resized to {image.size}x{image.size}")
+    return tuple(notes)
+
+
+def _check_shape(path: Path, images: NDArray[Any], image: Image) -> None:
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise DataError(
-            f"cohort file {str(path)!r}: images are {images.shape[1:]}, the study says {expected}",
-            remedy="export images of the study's size and channels",
+            f"cohort file {str(path)!r}: an image is {images.shape[1:]}, "
+            "not (height, width) or (height, width, 1 or 3)",
+            remedy="export grey or colour images, one a record",
         )
     if len(images) == 0:
         raise DataError(f"cohort file {str(path)!r} is empty", remedy="give a file with patients")
-    _check_numbers(path, images)
-    x = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 127.5 - 1.0
-    clamped = int((np.abs(x) > 1.0).sum())
-    notes = [f"images: {clamped} values out of [0, 255], clamped"] if clamped else []
-    labels = _texts(path, schema.label.column, arrays, len(images))
-    if schema.patient:
-        patients = _texts(path, schema.patient, arrays, len(images))
-    else:
-        pairs = zip(images, labels, strict=True)
-        patients = content_ids(image.tobytes() + label.encode() for image, label in pairs)
-    return np.clip(x, -1.0, 1.0), labels, patients, notes
+    try:
+        check_sides(images.shape[1], images.shape[2], image)
+    except UnusableImage as error:
+        raise DataError(
+            f"cohort file {str(path)!r}: each image {error.reason}", remedy=error.remedy
+        ) from None
 
 
 def _check_numbers(path: Path, images: NDArray[np.generic]) -> None:
@@ -86,29 +116,23 @@ def _check_numbers(path: Path, images: NDArray[np.generic]) -> None:
         )
 
 
-def _texts(path: Path, name: str, arrays: dict[str, NDArray[np.generic]], records: int) -> Texts:
+def _texts(path: Path, name: str, array: NDArray[Any], records: int) -> list[str]:
     """Return an array of one value a record, (records,) or (records, 1), as text."""
-    array = arrays[name]
     if array.shape not in ((records,), (records, 1)):
         raise DataError(
             f"cohort file {str(path)!r}: array {name!r} is {array.shape} for {records} images",
             remedy="export one value for each image",
         )
-    return [str(v) for v in array.reshape(records)]
+    # NaN, which alone differs from itself, is how a number is missing.
+    return ["" if v != v else str(v) for v in array.reshape(records)]
 
 
-def _load(path: Path, names: list[str]) -> dict[str, NDArray[np.generic]]:
+def _load(path: Path, schema: CohortSchema) -> Arrays:
+    """Return the arrays images, labels and, where the study names one, patients."""
     try:
         # The file is opened here, as numpy leaves it open where the archive is broken.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            absent = [n for n in names if n not in archive.files]
-            if absent:
-                raise DataError(
-                    f"cohort file {str(path)!r} has no array {absent[0]!r} "
-                    f"(it has {', '.join(archive.files)})",
-                    remedy="add that array, or name it in the study (label.column, cohort.patient)",
-                )
-            return {n: archive[n] for n in names}
+            return _pick(path, archive, schema)
     except FileNotFoundError:
         raise DataError(
             f"cohort file {str(path)!r} does not exist",
@@ -119,3 +143,23 @@ def _load(path: Path, names: list[str]) -> dict[str, NDArray[np.generic]]:
             f"cohort file {str(path)!r} is not a readable npz archive: {error}",
             remedy="save it with numpy.savez_compressed, without pickled objects",
         ) from None
+
+
+def _pick(path: Path, archive: Any, schema: CohortSchema) -> Arrays:
+    medmnist = "images" not in archive.files and "train_images" in archive.files
+    names = {"images": "images", "labels": "labels" if medmnist else schema.label.column}
+    if schema.patient:
+        names["patients"] = schema.patient
+    parts = ("train_", "val_", "test_") if medmnist else ("",)
+    absent = [p + n for n in names.values() for p in parts if p + n not in archive.files]
+    if absent:
+        raise DataError(
+            f"cohort file {str(path)!r} has no array {absent[0]!r} "
+            f"(it has {', '.join(archive.files)})",
+            remedy="add that array, or name it in the study (label.column, cohort.patient)",
+        )
+    # Parts of different shape do not concatenate: numpy's ValueError says so.
+    return {
+        key: np.concatenate([archive[p + n] for p in parts]) if medmnist else archive[n]
+        for key, n in names.items()
+    }

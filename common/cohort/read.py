@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.cohort.duplicates import describe, duplicates, units
 from common.cohort.images import read_images
+from common.cohort.index import read_index
+from common.cohort.labels import encode_labels
 from common.cohort.parts import Cohort, Part
-from common.cohort.split import SplitKind, content_ids, keyed_split, stratified_split
-from common.cohort.table import encode_features, encode_labels, read_table
+from common.cohort.records import Records
+from common.cohort.schema import CohortSchema
+from common.cohort.split import SplitKind, keyed_split, stratified_split
+from common.cohort.table import read_table_records
 from common.errors import DataError
-from common.study import CohortSchema
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class CohortSource:
 
     Attributes:
         name: The site's name.
-        path: A .npz archive, or a table of comma-separated values under any other ending.
+        path: An archive of images (.npz), a Parquet table (.parquet, .pq), or comma-separated
+            values under any other ending: the patients themselves, or an index of image files
+            where the study expects images.
         declared: Public, rounded count of all patients.
         split_key: Secret key of the split.
         split: 'keyed', or 'stratified' for research.
@@ -42,10 +48,18 @@ def read_cohort(source: CohortSource, schema: CohortSchema) -> Cohort:
     Raises:
         DataError: the file does not fit the schema, or a part would be empty.
     """
-    x, y, patients, notes = _read_records(source.path, schema)
-    names, index = np.unique(np.array(patients), return_inverse=True)
-    train = _trains(source, schema, list(names), index, y)
-    parts = [_part(x, y, index, keep) for keep in (train[index], ~train[index])]
+    try:
+        records, y = _read_records(source.path, schema)
+    except DataError as error:
+        named = f"site {source.name!r}: {error.message}"
+        raise DataError(named, remedy=error.remedy) from error
+    names, index = np.unique(np.array(records.patients), return_inverse=True)
+    copies = duplicates(records.contents)
+    trains = _trains(
+        source, schema, list(names), units(index, copies, patients=len(names)), index, y
+    )
+    keep = trains[index]
+    parts = [_part(records.x, y, index, mask) for mask in (keep, ~keep)]
     for part, what in zip(parts, ("train", "holdout"), strict=True):
         if part.patients == 0:
             raise DataError(
@@ -53,60 +67,67 @@ def read_cohort(source: CohortSource, schema: CohortSchema) -> Cohort:
                 f"of {len(names)} patients at train fraction {schema.train_fraction:g}",
                 remedy="give more patients",
             )
-    return Cohort(source.name, source.declared, parts[0], parts[1], tuple(notes))
+    notes = (*records.notes, *describe(copies, keep))
+    return Cohort(source.name, source.declared, parts[0], parts[1], notes)
 
 
-def _read_records(
-    path: Path, schema: CohortSchema
-) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str], list[str]]:
-    """Return inputs, classes, each record's patient id, and notes."""
-    if path.suffix == ".npz":
-        if schema.image is None:
-            raise DataError(
-                f"cohort file {str(path)!r} holds images, and the study expects a table",
-                remedy="give a CSV file, or a study with a cohort.image table",
-            )
-        x, labels, patients, notes = read_images(path, schema)
+def _read_records(path: Path, schema: CohortSchema) -> tuple[Records, NDArray[np.int64]]:
+    """Return the records that count, and their classes."""
+    is_archive = path.suffix == ".npz"
+    if is_archive and schema.image is None:
+        raise DataError(
+            f"cohort file {str(path)!r} holds images, and the study expects a table",
+            remedy="give a CSV or Parquet file, or a study with a cohort.image table",
+        )
+    if schema.image is None:
+        records = read_table_records(path, schema)
     else:
-        if schema.image is not None:
-            raise DataError(
-                f"cohort file {str(path)!r} is not an npz archive, and the study expects images",
-                remedy="give an .npz file with images and labels",
-            )
-        frame = read_table(path, schema)
-        features, notes = encode_features(frame, schema)
-        x = features.astype(np.float32)
-        labels = frame[schema.label.column].tolist()
-        if schema.patient:
-            patients = frame[schema.patient].tolist()
-        else:
-            patients = content_ids("\x1f".join(row).encode() for row in frame.to_numpy())
-    y = encode_labels(labels, schema)
-    for record, patient in enumerate(patients, start=1):
-        if patient in schema.missing:  # or all such records would count as one patient
+        records = read_images(path, schema) if is_archive else read_index(path, schema)
+    y = encode_labels(records.labels, schema)
+    for record, patient in enumerate(records.patients, start=1):
+        # Or all such records would count as one patient.
+        if patient in schema.missing or not patient.strip():
             raise DataError(
                 f"cohort file {str(path)!r}: record {record} has no patient id in column "
                 f"{schema.patient!r} (it says {patient!r})",
                 remedy="give every record its patient's id",
             )
-    return x, y, patients, notes
+    return _complete(records, y, path) if schema.complete_cases else (records, y)
+
+
+def _complete(
+    records: Records, y: NDArray[np.int64], path: Path
+) -> tuple[Records, NDArray[np.int64]]:
+    """Leave out the records with a missing feature."""
+    kept = ~records.incomplete
+    if not kept.any():
+        raise DataError(
+            f"cohort file {str(path)!r}: each of {len(kept)} records misses a feature, "
+            "and the study takes complete cases only",
+            remedy="export the missing values, or ask for a study without that feature",
+        )
+    note = f"complete cases: {int((~kept).sum())} of {len(kept)} records left out"
+    return records.select(kept, note=note), y[kept]
 
 
 def _trains(
     source: CohortSource,
     schema: CohortSchema,
     names: list[str],
+    unit: NDArray[np.intp],
     index: NDArray[np.intp],
     y: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
     """Return whether each patient trains, (patients,)."""
     if source.split == "keyed":
         return keyed_split(names, key=source.split_key, train_fraction=schema.train_fraction)
-    outcomes = np.zeros(len(names), dtype=np.int64)
-    np.maximum.at(outcomes, index, y)  # a patient of several records: the highest class
+    # A unit is known by the first of its patients, and has the highest class of all its records.
+    heads = [names[first] for first in np.unique(unit, return_index=True)[1]]
+    outcomes = np.zeros(len(heads), dtype=np.int64)
+    np.maximum.at(outcomes, unit[index], y)
     return stratified_split(
-        names, outcomes.tolist(), key=source.split_key, train_fraction=schema.train_fraction
-    )
+        heads, outcomes.tolist(), key=source.split_key, train_fraction=schema.train_fraction
+    )[unit]
 
 
 def _part(

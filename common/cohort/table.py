@@ -1,4 +1,4 @@
-"""From a CSV table to tensors, by the study's declared constants alone.
+"""From a table, CSV or Parquet, to tensors, by the study's declared constants alone.
 
 No range, mean or frequency is measured: a statistic of the patients would be a release without a
 price. Out-of-range values are clamped and missing ones take the declared default; how often that
@@ -15,29 +15,57 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.cohort.parquet import is_parquet, read_parquet
+from common.cohort.records import Records, fingerprint
+from common.cohort.schema import CohortSchema, Feature
+from common.cohort.split import content_ids
 from common.errors import DataError
-from common.study import CohortSchema, Feature
 
 Floats = NDArray[np.float64]
 
 
+def read_table_records(path: Path, schema: CohortSchema) -> Records:
+    """Read a table's records; without a patient column each row is a patient.
+
+    Raises:
+        DataError: see `read_table` and `encode_features`.
+    """
+    frame = read_table(path, schema)
+    features, notes = encode_features(frame, schema)
+    contents = ["\x1f".join(row).encode() for row in frame.to_numpy()]
+    return Records(
+        x=features.astype(np.float32),
+        labels=frame[schema.label.column].tolist(),
+        patients=frame[schema.patient].tolist() if schema.patient else content_ids(contents),
+        contents=[fingerprint(content) for content in contents],
+        incomplete=incomplete(frame, schema),
+        notes=tuple(notes),
+    )
+
+
 def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
-    """Read a CSV file as text, with at least the columns the schema needs.
+    """Read a CSV or Parquet file as text, with at least the columns the schema needs.
+
+    Args:
+        path: Parquet where it ends so (`common.cohort.parquet`), and CSV under any other ending.
+        schema: Its `columns` name those of a CSV file without a header; Parquet names its own.
 
     Raises:
         DataError: the file is missing, empty or malformed, or lacks a column.
     """
-    frame = _read_csv(path, schema.columns)
+    frame = read_parquet(path) if is_parquet(path) else _read_csv(path, schema.columns)
     if frame.empty:
         raise DataError(f"cohort file {str(path)!r} is empty", remedy="give a file with patients")
     needed = [f.source for f in schema.features] + [schema.label.column]
     needed += [schema.patient] if schema.patient else []
+    needed += [schema.image.file] if schema.image else []
     absent = [c for c in needed if c not in frame.columns]
     if absent:
         raise DataError(
             f"cohort file {str(path)!r} has no column {absent[0]!r} "
             f"(it has {', '.join(map(str, frame.columns[:12]))})",
-            remedy="export that column, or name it in the study (cohort.columns, feature.column)",
+            remedy="export that column, or name it in the study "
+            "(cohort.columns, feature.column, label.column, image.file)",
         )
     return frame
 
@@ -84,7 +112,7 @@ def encode_features(frame: pd.DataFrame, schema: CohortSchema) -> tuple[Floats, 
     blocks, notes = [], []
     for feature in schema.features:
         text = frame[feature.source]
-        missing = text.isin([*schema.missing, *feature.missing]).to_numpy()
+        missing = _is_missing(text, feature, schema)
         block, remarks = _ENCODERS[feature.kind](text, missing, feature)
         blocks.append(block)
         if feature.indicator:
@@ -93,6 +121,19 @@ def encode_features(frame: pd.DataFrame, schema: CohortSchema) -> tuple[Floats, 
         if missing.any():
             notes.append(f"{feature.name}: {int(missing.sum())} missing")
     return np.concatenate(blocks, axis=1), notes
+
+
+def incomplete(frame: pd.DataFrame, schema: CohortSchema) -> NDArray[np.bool_]:
+    """Return whether a declared feature is missing, (records,).
+
+    A column that no feature reads does not count, and 0 is a value unless the study lists it.
+    """
+    missing = [_is_missing(frame[f.source], f, schema) for f in schema.features]
+    return np.asarray(np.any(missing, axis=0), dtype=np.bool_)
+
+
+def _is_missing(text: pd.Series[str], feature: Feature, schema: CohortSchema) -> NDArray[np.bool_]:
+    return text.isin([*schema.missing, *feature.missing]).to_numpy(dtype=np.bool_)
 
 
 def _number(
@@ -141,29 +182,3 @@ def _same_value(values: pd.Series[str], category: str) -> NDArray[np.bool_]:
     if not np.isnan(number):
         same = same | (pd.to_numeric(values, errors="coerce") == number).to_numpy()
     return np.asarray(same, dtype=np.bool_)
-
-
-def encode_labels(values: Sequence[str], schema: CohortSchema) -> NDArray[np.int64]:
-    """Return each record's class, (records,).
-
-    Raises:
-        DataError: a label the study does not know.
-    """
-    label = schema.label
-    mapping = label.map or {c: c for c in label.classes}
-    index = {c: i for i, c in enumerate(label.classes)}
-    lookup = {text: index[name] for text, name in mapping.items()}
-    codes = [lookup.get(v, lookup.get(_plain(v), -1)) for v in values]
-    if -1 in codes:
-        unknown = values[codes.index(-1)]
-        raise DataError(
-            f"label {unknown!r} in column {label.column!r} (record {codes.index(-1) + 1}) "
-            f"is not one the study knows ({', '.join(sorted(lookup))})",
-            remedy="add it to cohort.label.map, or mend the record",
-        )
-    return np.asarray(codes, dtype=np.int64)
-
-
-def _plain(text: str) -> str:
-    """Return '3' for '3.0': a table of numbers often writes whole ones so."""
-    return text[:-2] if text.endswith(".0") else text

@@ -7,8 +7,10 @@ description for screen readers, or an empty string where there is nothing to dra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from matplotlib.axes import Axes
 
 from common.report.drawing import (
     BLUE,
@@ -50,11 +52,46 @@ def reliability(histogram: Mapping[str, Any]) -> list[tuple[float, float, float,
         if count <= max(2 * math.sqrt(2) * sigma, 0.5):
             continue
         rate = min(max((positive or 0.0) / count, 0.0), 1.0)
-        eased = (rate * count + 1) / (count + 2)
-        noise = sigma**2 * (rate**2 + (1 - rate) ** 2) / count**2
-        half = 1.96 * math.sqrt(eased * (1 - eased) / (count + 2) + noise)
-        points.append(((left + right) / 2, rate, max(rate - half, 0.0), min(rate + half, 1.0)))
+        points.append(((left + right) / 2, rate, *rate_interval(rate, count, sigma=sigma)))
     return points
+
+
+def rate_interval(rate: float, count: float, *, sigma: float = 0.0) -> tuple[float, float]:
+    """Return the 95% interval of an event rate among `count` patients; see `reliability`."""
+    eased = (rate * count + 1) / (count + 2)
+    noise = sigma**2 * (rate**2 + (1 - rate) ** 2) / count**2
+    half = 1.96 * math.sqrt(eased * (1 - eased) / (count + 2) + noise)
+    return max(rate - half, 0.0), min(rate + half, 1.0)
+
+
+def draw_reliability(
+    axes: Axes, points: Sequence[tuple[float, float, float, float]], *, otherwise: str
+) -> None:
+    """Draw points (score, rate, low, high) against the diagonal, or say why there are none."""
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    if points:
+        x, y, low, high = (list(row) for row in zip(*points, strict=True))
+        bars = [
+            [b - a for a, b in zip(low, y, strict=True)],
+            [b - a for a, b in zip(y, high, strict=True)],
+        ]
+        axes.errorbar(
+            x,
+            y,
+            yerr=bars,
+            fmt="o",
+            color=BLUE,
+            ecolor="#7fa9cb",
+            elinewidth=1.2,
+            markeredgecolor="white",
+            markersize=5,
+            clip_on=False,
+        )
+    else:
+        axes.text(0.95, 0.12, otherwise, ha="right", color=MUTED)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
 def calibration(metrics: Metrics) -> str:
@@ -83,30 +120,7 @@ def _calibration(metrics: Metrics) -> Drawing | None:
     said = []
     for axes, site in zip(panels, sites, strict=True):
         points = reliability(site["private"]["histogram"])
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        if points:
-            x, y, low, high = (list(row) for row in zip(*points, strict=True))
-            bars = [
-                [b - a for a, b in zip(low, y, strict=True)],
-                [b - a for a, b in zip(y, high, strict=True)],
-            ]
-            axes.errorbar(
-                x,
-                y,
-                yerr=bars,
-                fmt="o",
-                color=BLUE,
-                ecolor="#7fa9cb",
-                elinewidth=1.2,
-                markeredgecolor="white",
-                markersize=5,
-                clip_on=False,
-            )
-        else:
-            axes.text(0.95, 0.12, "all bins lost\nin the noise", ha="right", color=MUTED)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        draw_reliability(axes, points, otherwise="all bins lost\nin the noise")
         slope = show(site["private"].get("calibration_slope"), 2)
         axes.set_title(short_name(site, 20), pad=13)
         axes.text(0, 1.035, f"slope {slope}", transform=axes.transAxes, color=MUTED, fontsize=7.5)

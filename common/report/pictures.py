@@ -71,7 +71,7 @@ def _captions(metrics: Metrics) -> dict[str, tuple[Callable[[Metrics], str], str
             forest,
             gate,
             "Each square is a hospital\u2019s AUC, larger where it is known better; the line is "
-            "its 95% interval, with the noise included. The dotted line at 0.5 is chance."
+            "its 95% interval, with any noise included. The dotted line at 0.5 is chance."
             + _pooled_note(metrics)
             + _note(MAX_ROWS, len(metrics.get("sites") or [])),
             "No hospital released an AUC.",

@@ -39,6 +39,14 @@ IMAGES = {
     "privacy": {"sigma": 2.0, "delta": 1e-4},
 }
 
+MAPPED = {
+    **IMAGES,
+    "cohort": {
+        **IMAGES["cohort"],
+        "image": {"size": 28, "maps": [{"kind": "hog"}, {"kind": "pixels", "size": 7}]},
+    },
+}
+
 
 def plan_of(values, *, sigma=1.5, evaluation_sigma=2.5):
     """A plan with its noise given: the digest then rests on no accountant."""
@@ -110,7 +118,13 @@ WHOLE_TABLES = {
     "cohort.features.2": {"name": "test", "range": [0, 1]},
     "cohort": {**TABLE["cohort"], "features": TABLE["cohort"]["features"][::-1]},
 }
-COUPLED = {"learner.name", "privacy.sigma", "cohort.features.kind", "cohort.image"}
+COUPLED = {
+    "cohort.complete_cases",
+    "learner.name",
+    "privacy.sigma",
+    "cohort.features.kind",
+    "cohort.image",
+}
 
 
 @pytest.mark.parametrize(("path", "value"), [*MUTANTS.items(), *WHOLE_TABLES.items()])
@@ -119,10 +133,39 @@ def test_every_rule_changes_the_digest(path, value):
     assert plan_of(changed(TABLE, path, value)).digest != plan_of(TABLE).digest
 
 
-@pytest.mark.parametrize(("path", "value"), [("size", 64), ("channels", 3)])
+IMAGE_MUTANTS = {
+    "size": 56,
+    "channels": 3,
+    "file": "path",
+    "maps": [],
+    "maps.0.orientations": 9,
+    "maps.0.pixels_per_cell": 4,
+    "maps.0.cells_per_block": 2,
+    "maps.0.center": 0.25,
+    "maps.0.scale": 0.5,
+    "maps.1.size": 14,
+    "maps.1.center": 0.5,
+    "maps.1.scale": 2.0,
+}
+
+
+@pytest.mark.parametrize(("path", "value"), IMAGE_MUTANTS.items())
 def test_every_rule_of_images_changes_the_digest(path, value):
-    other = changed(IMAGES, f"cohort.image.{path}", value)
-    assert plan_of(other).digest != plan_of(IMAGES).digest
+    other = changed(MAPPED, f"cohort.image.{path}", value)
+    assert plan_of(other).digest != plan_of(MAPPED).digest
+
+
+def test_no_rule_of_images_lacks_a_mutant():
+    image = parse_study(MAPPED, origin="t").rules()["cohort"]["image"]
+    mutated = {".".join(p for p in path.split(".") if not p.isdigit()) for path in IMAGE_MUTANTS}
+    assert leaves(image) | {"maps"} == mutated | {"maps.kind"}
+
+
+def test_complete_cases_change_the_digest():
+    # TABLE has a feature of missingness, which complete cases exclude.
+    some = changed(TABLE, "cohort.features", TABLE["cohort"]["features"][:2])
+    complete = changed(some, "cohort.complete_cases", True)
+    assert plan_of(some).digest != plan_of(complete).digest
 
 
 def leaves(value, path=""):
@@ -146,14 +189,16 @@ def test_the_compiled_noise_changes_the_digest(noise):
 # Hospitals have approved digests. If these change, a rule was added, renamed or given another
 # default, or the encoding changed: raise DIGEST_VERSION, put the new digests here, and say in the
 # changelog that studies must be approved anew.
-TABLE_DIGEST = "f6975af8940232acb8fb77198c0161519ad34be3f3f1320f78d5f5a8c65fd159"
-IMAGES_DIGEST = "3f8ed379f0639e062be87abbbae5540b9ec869b39b251bf9cd9d49c29707fb93"
+TABLE_DIGEST = "0e30f6521d4cde8c1b4df9e7f9943f072f8e83defd75e166ad8959d93bb97736"
+IMAGES_DIGEST = "15901a4ee354b622da2d595c36e2817b67e6423e80294d2266d695e8ca6638e7"
+MAPPED_DIGEST = "98f039f5822bde91938eadaa2f346dd30eddbbcdbe92d55201baf99bddfef871"
 
 
 def test_the_digest_of_a_study_stays_what_it_is():
-    assert DIGEST_VERSION == 1
+    assert DIGEST_VERSION == 2
     assert plan_of(TABLE).digest == TABLE_DIGEST
     assert plan_of(IMAGES).digest == IMAGES_DIGEST
+    assert plan_of(MAPPED).digest == MAPPED_DIGEST
 
 
 def test_the_simulation_is_not_in_the_digest():
@@ -234,7 +279,7 @@ def test_a_shipped_studys_plan_comes_back_whole(path, tmp_path):
     assert plan.epsilon <= plan.study.privacy.epsilon
 
 
-@pytest.mark.parametrize("values", [TABLE, IMAGES], ids=["table", "images"])
+@pytest.mark.parametrize("values", [TABLE, IMAGES, MAPPED], ids=["table", "images", "maps"])
 def test_a_plan_comes_back_whole_with_every_kind_of_rule(values, tmp_path):
     plan = plan_of(values, sigma=0.1 + 0.2, evaluation_sigma=3.0)
     assert read_plan(write_plan(plan, tmp_path)) == plan

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from common.scenario import FEDERATED, Arm, Partition, PartitionSite, Simulation
+from common.scenario import FEDERATED, Arm, BreastCancer, PartitionSite, Simulation
 
 SITES = {"va": {"path": "va.csv", "declared": 200}}
 SITE = {"name": "a", "patients": 10, "positives": 4, "declared": 10}
@@ -73,14 +73,14 @@ def test_a_hospital_cannot_have_more_positives_than_patients():
 
 def test_a_partition_has_hospitals_of_different_names():
     with pytest.raises(ValidationError, match="at least 1 item"):
-        Partition(source="breast_cancer", hospitals=())
+        BreastCancer(source="breast_cancer", hospitals=())
     with pytest.raises(ValidationError, match="names a hospital twice"):
-        Partition.model_validate({"source": "breast_cancer", "hospitals": [SITE, SITE]})
+        BreastCancer.model_validate({"source": "breast_cancer", "hospitals": [SITE, SITE]})
 
 
 @pytest.mark.parametrize("repeat", [(0.9, 0.3), (-0.1, 0.3)])
 def test_the_range_of_measurement_errors_is_a_range(repeat):
     with pytest.raises(ValidationError, match="0 <= low <= high"):
-        Partition.model_validate(
+        BreastCancer.model_validate(
             {"source": "breast_cancer", "hospitals": [SITE], "repeat": list(repeat)}
         )

@@ -59,6 +59,41 @@ def test_an_image_study_has_the_images_shape():
     assert schema.input_shape == (3, 28, 28)
 
 
+HOG = {"kind": "hog", "orientations": 8, "pixels_per_cell": 7, "cells_per_block": 2}
+
+
+def test_an_image_study_with_maps_has_the_maps_width():
+    # 28 / 7 = 4 cells a side, 3 blocks of 2 cells: 3 x 3 x 2 x 2 x 8 = 288; then 7 x 7 x 3 means.
+    image = {"size": 28, "channels": 3, "maps": [HOG, {"kind": "pixels", "size": 7}]}
+    schema = CohortSchema.model_validate({"label": {"classes": ["no", "yes"]}, "image": image})
+    assert schema.input_shape == (288 + 147,)
+
+
+@pytest.mark.parametrize(
+    ("values", "fragments"),
+    [
+        ({"maps": [{**HOG, "cells_per_block": 5}]}, ["map 1", "5 cells of 7 pixels", "28 pixels"]),
+        ({"maps": [HOG, {"kind": "pixels", "size": 8}]}, ["map 2", "8 pixels", "size 28"]),
+        ({"maps": [{"kind": "sift"}]}, ["maps (entry 1)", "'sift'", "'hog', 'pixels'"]),
+        ({"maps": [{**HOG, "orientations": 1}]}, ["maps (entry 1).hog.orientations is 1"]),
+        ({"maps": [{**HOG, "scale": 0.0}]}, ["maps (entry 1).hog.scale is 0.0"]),
+        ({"maps": [{**HOG, "colour": 1}]}, ["unknown key", "maps (entry 1).hog.colour"]),
+    ],
+)
+def test_maps_that_do_not_fit_are_one_message(values, fragments):
+    image = {"size": 28, **values}
+    cohort = {"label": {"classes": ["no", "yes"]}, "image": image}
+    with pytest.raises(StudyError) as caught:
+        parse_study({**VALUES, "cohort": cohort}, origin="t")
+    assert [f for f in fragments if f not in caught.value.message] == [], caught.value.message
+
+
+def test_images_have_no_complete_cases():
+    cohort = {"label": {"classes": ["no", "yes"]}, "image": {"size": 28}, "complete_cases": True}
+    with pytest.raises(StudyError, match="complete_cases is for tables"):
+        parse_study({**VALUES, "cohort": cohort}, origin="t")
+
+
 def test_the_privacy_table_may_be_absent():
     assert parse_study(changed("privacy", None), origin="t").privacy is None
 
@@ -113,6 +148,7 @@ BAD = {  # where, what, and what the message must name (None takes the key out)
     "category with range": ("cohort.features.1.range", [0, 1], ["'pain'", "takes no range"]),
     "category without any": ("cohort.features.1.categories", None, ["'pain'", "categories"]),
     "indicator of itself": ("cohort.features.2.indicator", True, ["'test-missing'", "indicator"]),
+    "complete and missing": ("cohort.complete_cases", True, ["complete_cases", "'pain'"]),
     "a name with spaces": ("name", "My Study", ["name is 'My Study'"]),
 }
 

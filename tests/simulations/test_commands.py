@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import client.agent
 from common.cli import main
 from common.schema import dump_toml
 from common.study import load_study
-from simulations.session import find_study
+from simulations.engines import run_in_process
+from simulations.session import only_one
+from simulations.settings import find_study
 
 ARMS = "local,reptile"
 
@@ -251,7 +254,7 @@ MISTAKES = {
     "missing column": ({}, "id,z,outcome\n", "no column 'x'", 2),
     "not a number": ({}, "id,x,outcome\np,tall,y\n", "'tall'", 2),
     "quorum": ({"rounds": {"quorum": 3}}, "", "rounds.quorum", 3),
-    "delta": ({"privacy": {"delta": 0.01}}, "", "delta above 1/(10 x declared size)", 3),
+    "delta": ({"privacy": {"delta": 0.01}}, "", "needs a delta of at most 0.00125", 2),
 }  # fmt: skip
 
 
@@ -271,9 +274,13 @@ def test_a_mistake_is_one_message_with_a_remedy(cli, tmp_path, mistake):
     ("arguments", "message"),
     [
         (["sim", "run", "nowhere.toml"], "'nowhere.toml'"),
-        (["sim", "run", "--engine", "steam"], "--engine is 'steam'"),
+        (["sim", "run", "--engine", "steam"], "simulation.engine is 'steam'"),
         (["sim", "run", "--epsilon", "much"], "--epsilon is 'much'"),
         (["sim", "run", "--epsilon", "-1"], "privacy.epsilon"),
+        (["sim", "run", "--epsilon", "1e-15"], "privacy.epsilon"),
+        (["sim", "run", "--arms", ""], "simulation.arms"),
+        (["sim", "run", "--out", "/dev/null/run"], "/dev/null/run"),
+        (["sim", "loho", "--shots", "0,few"], "--shots has 'few' in it"),
         (["sim", "run", "--arms", "magic"], "arm 'magic'"),
         (["sim", "run", "--split", "odd"], "simulation.split is 'odd'"),
         (["sim", "run", "heart"], "no data folder is given"),
@@ -335,3 +342,59 @@ def test_the_commands_of_the_readme_exist(cli):
         assert code == 0
         for option in (w for w in words if w.startswith("--")):
             assert option in out
+
+
+def test_a_wrong_data_folder_leaves_nothing_behind_and_a_right_one_resumes(cli, tmp_path):
+    path = two_sites(tmp_path)
+    (tmp_path / "empty").mkdir()
+    code, _, err = cli("sim", "run", path, "--data", tmp_path / "empty", "--out", "run")
+    assert code == 2
+    assert "a.csv" in err
+    assert not Path("run").exists()
+    assert cli("sim", "run", path, "--data", tmp_path, "--out", "run")[0] == 0
+    (tmp_path / "moved").mkdir()
+    for name in "ab":
+        (tmp_path / f"{name}.csv").rename(tmp_path / "moved" / f"{name}.csv")
+    assert cli("sim", "run", "--resume", "run", "--data", tmp_path / "moved")[0] == 0
+
+
+def test_a_hospital_too_large_for_the_delta_is_left_out_and_shown(cli, tmp_path):
+    path = study_file(tmp_path, privacy={"delta": 5e-4})
+    code, out, err = cli("sim", "run", path, "--arms", ARMS, "--seeds", 1, "--out", "r", "--json")
+    assert code == 0
+    sites = {s["name"]: s for s in json.loads(out)["sites"]}
+    assert sites["university"]["status"].startswith("left out: declared 220 needs a delta")
+    assert "university is left out" in err
+
+
+def test_two_processes_do_not_run_one_folder(cli):
+    options = ("sim", "run", "--arms", "majority", "--seeds", 1, "--out", "run")
+    assert cli(*options)[0] == 0
+    with only_one(Path("run")):
+        code, _, err = cli("sim", "run", "--resume", "run")
+    assert code == 3
+    assert "is being run by another process" in err
+
+
+def test_the_engine_is_remembered(cli, monkeypatch):
+    opened = []
+
+    @contextmanager
+    def fake(name, *, run_dir):
+        opened.append(name)
+        yield run_in_process
+
+    monkeypatch.setattr("simulations.runner.open_engine", fake)
+    options = ("--arms", "reptile", "--seeds", 1, "--engine", "flower", "--out", "run")
+    assert cli("sim", "run", *options)[0] == 0
+    assert cli("sim", "run", "--resume", "run")[0] == 0
+    assert opened == ["flower", "flower"]
+
+
+def test_a_file_that_is_no_run_is_refused(cli):
+    Path("run").mkdir()
+    for text in ("[1]", "{}"):
+        Path("run/metrics.json").write_text(text)
+        code, _, err = cli("report", "run")
+        assert code == 3
+        assert "does not hold the metrics of a run" in err

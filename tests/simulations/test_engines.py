@@ -6,7 +6,7 @@ import pytest
 from common.study import load_study, parse_study
 from server.store import Store
 from simulations.runner import compare, prepare
-from simulations.session import find_study
+from simulations.settings import find_study
 
 
 def sampled_study():

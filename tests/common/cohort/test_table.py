@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.cohort.table import encode_features, encode_labels, read_table
+from common.cohort.table import encode_features, incomplete, read_table
 from common.errors import DataError
 from common.study import CohortSchema
 
@@ -237,33 +237,14 @@ def test_a_record_is_encoded_alike_in_any_company(rows):
     assert (np.abs(together[:, 0]) <= 1).all()
 
 
-# Labels.
+# Complete cases.
 
 
-def labels(values, **label):
-    return encode_labels(values, schema(label={**LABEL, **label}))
-
-
-def test_labels_are_the_classes_in_the_studys_order():
-    found = labels(["yes", "no", "yes"])
-    assert found.tolist() == [1, 0, 1]
-    assert found.dtype == np.int64
-    assert labels(["yes", "no"], classes=["yes", "no"]).tolist() == [0, 1]
-
-
-def test_a_map_joins_values_into_classes():
-    mapping = {"0": "no", "1": "yes", "2": "yes"}
-    assert labels(["0", "1", "2", "2.0"], map=mapping).tolist() == [0, 1, 1, 1]
-
-
-@pytest.mark.parametrize(("value", "shown"), [("maybe", "'maybe'"), ("", "''"), ("5", "'5'")])
-def test_a_label_the_study_does_not_know_is_refused_with_its_record(value, shown):
-    with pytest.raises(DataError, match=f"label {shown} in column 'y' .record 2.") as caught:
-        labels(["no", value])
-    assert "(no, yes)" in caught.value.message
-    assert "cohort.label.map" in caught.value.remedy
-
-
-def test_a_class_that_the_map_does_not_lead_to_by_its_own_name_is_unknown():
-    with pytest.raises(DataError, match="label 'yes'"):
-        labels(["yes"], map={"0": "no", "1": "yes"})
+def test_a_record_is_incomplete_where_a_declared_feature_is_missing():
+    # Broken once: a missing value in a column that no feature reads left the patient out.
+    frame = pd.DataFrame(
+        {"age": ["50", "", "50", "0", "50"], "pain": ["1", "1", "-9", "4", "9"], "ca": [""] * 5},
+        dtype=str,
+    )
+    rules = schema(AGE, {**PAIN, "missing": ["-9"]})
+    assert incomplete(frame, rules).tolist() == [False, True, True, False, False]

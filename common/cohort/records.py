@@ -1,0 +1,51 @@
+"""What a reader finds in a file, before it is parted: one entry a record, in the file's order."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one file.
+
+    Attributes:
+        x: Inputs, (records, *input_shape), float32.
+        labels: Each record's outcome, as text.
+        patients: Each record's patient.
+        contents: A hash of each record's raw bytes, by which exact copies are known.
+        incomplete: Whether a declared feature is missing, (records,).
+        notes: What was clamped, missing or resized: for the site's own eyes.
+    """
+
+    x: NDArray[np.float32]
+    labels: list[str]
+    patients: list[str]
+    contents: list[bytes]
+    incomplete: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
+
+    def select(self, kept: NDArray[np.bool_], *, note: str) -> Records:
+        """Return the records for which `kept` holds, with one note more."""
+        return Records(
+            self.x[kept],
+            list(compress(self.labels, kept)),
+            list(compress(self.patients, kept)),
+            list(compress(self.contents, kept)),
+            self.incomplete[kept],
+            (*self.notes, note),
+        )
+
+
+def fingerprint(content: bytes) -> bytes:
+    """Return SHA-256 of a record's raw bytes.
+
+    >>> fingerprint(b"x") == fingerprint(b"x"), len(fingerprint(b""))
+    (True, 32)
+    """
+    return hashlib.sha256(content).digest()

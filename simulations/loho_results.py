@@ -1,0 +1,217 @@
+"""From the hospitals left out to the figures a user reads."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from common.cohort.split import SPLIT_LABELS
+from common.meta_analysis import random_effects
+from common.metrics import Figures, mean_figures
+from common.report.loho_values import LEAVE_ONE_OUT
+from simulations.loho import ARMS, SHARED_ARMS, Judged, LeaveOneOutRun, LeftOut
+from simulations.results import PACKAGES, privacy_of, same_algorithm
+from simulations.runner import scenario_of
+
+SCHEMA = 1
+MAIN_ARM = "reptile"
+
+_FEW = 10  # with fewer hospitals the spread between them is barely known
+_EDGE = 1e-3  # an AUC of 1 has no logit
+
+
+def loho_metrics(
+    run: LeaveOneOutRun, run_dir: Path, *, engine: str, seconds: float
+) -> dict[str, Any]:
+    """Return everything `sim loho` says, as plain JSON values; the contract is in the README."""
+    study, plan = run.study, run.plans[MAIN_ARM]
+    scenario = scenario_of(study)
+    held_out = {site.name: _site(site) for site in run.sites}
+    shots = sorted({number for site in run.sites for number in site.shots})
+    return {
+        "schema": SCHEMA,
+        "kind": LEAVE_ONE_OUT,
+        "run_dir": str(run_dir),
+        "study": study.name,
+        "title": study.title or study.name,
+        "description": study.description,
+        "study_digest": plan.digest,
+        "seconds": round(seconds, 2),
+        "rounds": study.rounds.count,
+        "seed": scenario.seed,
+        "shots": shots,
+        "draws": scenario.loho.draws,
+        "engine": engine,
+        "main_arm": MAIN_ARM,
+        "split": SPLIT_LABELS[scenario.split],
+        "versions": {name: version(name) for name in PACKAGES},
+        "privacy": privacy_of(plan),
+        "private_arms": [name for name in SHARED_ARMS if run.plans[name].private],
+        "held_out": held_out,
+        "mean": {str(k): _means(run.sites, k) for k in shots},
+        "pooled": {str(k): _pooled(run.sites, k) for k in shots},
+        "centres": [_centre(site) for site in run.sites] + [
+            {"name": h.name, "status": run.refused[h.name], "declared": h.declared}
+            for h in run.hospitals
+            if h.name in run.refused
+        ],
+        "calibration": {
+            site.name: {arm: [list(row) for row in rows] for arm, rows in site.calibration.items()}
+            for site in run.sites
+        },
+        "remarks": _remarks(run),
+    }  # fmt: skip
+
+
+def _site(site: LeftOut) -> dict[str, dict[str, Any]]:
+    """Return shots -> arm -> figures, the adapted arms inside their own."""
+    return {str(k): _nested({a: _judged(j) for a, j in arms.items()})
+            for k, arms in site.shots.items()}  # fmt: skip
+
+
+def _nested(flat: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        arm: dict(flat[arm]) | (
+            {"adapted": flat[f"{arm}+adapted"]} if f"{arm}+adapted" in flat else {}
+        )
+        for arm in ARMS
+        if arm in flat
+    }  # fmt: skip
+
+
+def _judged(draws: Sequence[Judged]) -> dict[str, Any]:
+    """Average figures over draws; the interval of the AUC is of the patients, not of the draws."""
+    figures = _plain(mean_figures([d.figures for d in draws]))
+    low, high = _interval(draws)
+    thresholds = [t for t, _, _ in draws[0].benefit]
+    benefit = [
+        {
+            "threshold": t,
+            "value": _mean([d.benefit[i][1] for d in draws]),
+            "treat_all": _mean([d.benefit[i][2] for d in draws]),
+        }
+        for i, t in enumerate(thresholds)
+    ]
+    defined = sum(d.figures.auc is not None for d in draws)
+    return figures | {
+        "auc_low": low,
+        "auc_high": high,
+        "draws": len(draws),
+        "draws_with_auc": defined,
+        "net_benefit": benefit,
+    }
+
+
+def _plain(figures: Figures) -> dict[str, Any]:
+    values = figures.to_json()
+    values.pop("patients")
+    return values
+
+
+def _logit_auc(draws: Sequence[Judged]) -> tuple[float, float] | None:
+    """Return the mean AUC on the logit scale and its variance, or None where it is not defined."""
+    rows = [
+        (d.figures.auc, d.auc_variance)
+        for d in draws
+        if d.figures.auc is not None and d.auc_variance is not None
+    ]
+    if not rows:
+        return None
+    auc = min(max(statistics.fmean(a for a, _ in rows), _EDGE), 1 - _EDGE)
+    variance = max(statistics.fmean(v for _, v in rows), 1e-8)
+    return float(logit(auc)), variance / (auc * (1 - auc)) ** 2
+
+
+def _interval(draws: Sequence[Judged]) -> tuple[float | None, float | None]:
+    found = _logit_auc(draws)
+    if found is None:
+        return None, None
+    half = norm.isf(0.025) * math.sqrt(found[1])
+    return float(expit(found[0] - half)), float(expit(found[0] + half))
+
+
+def _means(sites: Sequence[LeftOut], shots: int) -> dict[str, Any]:
+    """Average over hospitals, each of which counts the same."""
+    flat: dict[str, list[Figures]] = {}
+    for site in sites:
+        for arm, draws in site.shots.get(shots, {}).items():
+            flat.setdefault(arm, []).append(mean_figures([d.figures for d in draws]))
+    return _nested({arm: _plain(mean_figures(rows)) for arm, rows in flat.items()})
+
+
+def _pooled(sites: Sequence[LeftOut], shots: int) -> dict[str, Any]:
+    """Pool the hospitals' AUCs on the logit scale by random effects (Snell et al. 2018)."""
+    flat: dict[str, dict[str, Any]] = {}
+    for arm in {a for site in sites for a in site.shots.get(shots, {})}:
+        found = [_logit_auc(site.shots[shots][arm]) for site in sites if shots in site.shots]
+        rows = [row for row in found if row is not None]
+        if rows:
+            flat[arm] = _pooled_row(rows)
+    return _nested(flat)
+
+
+def _pooled_row(rows: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    pooled = random_effects([mean for mean, _ in rows], [variance for _, variance in rows])
+    return {
+        "auc": _auc(pooled.mean),
+        "ci_low": _auc(pooled.low),
+        "ci_high": _auc(pooled.high),
+        "prediction_low": _auc(pooled.prediction_low),
+        "prediction_high": _auc(pooled.prediction_high),
+        "tau2": pooled.tau2,
+        "k": pooled.k,
+        "method": f"{pooled.method}, logit scale",
+    }
+
+
+def _auc(value: float | None) -> float | None:
+    return None if value is None else float(expit(value))
+
+
+def _centre(site: LeftOut) -> dict[str, Any]:
+    """Return the hospital's row of the TRIPOD-Cluster table."""
+    return {
+        "name": site.name,
+        "status": "took part",
+        "declared": site.declared,
+        "patients": site.patients,
+        "records": site.records,
+        "outcomes": site.outcomes,
+        "missing": {
+            name: int(count)
+            for name, _, count in (note.partition(": ") for note in site.notes)
+            for count in [count.removesuffix(" missing")]
+            if count.isdigit()
+        },
+    }
+
+
+def _remarks(run: LeaveOneOutRun) -> list[str]:
+    remarks = []
+    if len(run.sites) < _FEW:
+        remarks.append(
+            f"{len(run.sites)} hospitals barely identify how much hospitals differ (tau): the "
+            "prediction interval is itself uncertain."
+        )
+    remarks += same_algorithm(run.plans["fedavg"], run.plans["reptile"])
+    undefined = [s.name for s in run.sites if any(
+        d.figures.auc is None for arms in s.shots.values() for draws in arms.values() for d in draws
+    )]  # fmt: skip
+    if undefined:
+        remarks.append(
+            f"The AUC is not defined in some draws at {', '.join(undefined)}, where the patients "
+            "that remain have one outcome only; such draws are left out of its mean."
+        )
+    return remarks
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,1 @@
+"""Public data sets cut into hospitals: one recipe a file."""

@@ -1,0 +1,15 @@
+"""What every partition makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """A hospital of a simulation: where its patients are and how many it declares."""
+
+    name: str
+    path: Path
+    declared: int

@@ -1,0 +1,151 @@
+"""One seed's hospitals on disk and in memory, and the federated jobs over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from client.policy import Policy
+from client.site import CohortConfig, Site, write_site
+from common.cohort.parts import Cohort
+from common.cohort.read import read_cohort
+from common.errors import RunError, StudyError
+from common.learners.types import State
+from common.params import Params
+from common.plan import Plan, write_plan
+from common.privacy.accounting import delta_limit
+from common.scenario import Simulation
+from common.seeds import derive
+from common.study import Study
+from server.checkpoint import at_round, checkpoint_folder, load_state
+from server.store import Store
+from simulations.engines import Engine, Job
+from simulations.hospitals import hospitals_of
+from simulations.partitions.types import Hospital
+
+
+@dataclass(frozen=True)
+class World:
+    """One seed's hospitals and patients."""
+
+    seed: int
+    run_dir: Path
+    scenario: Simulation
+    hospitals: list[Hospital]
+    left_out: dict[str, str]
+    cohorts: dict[str, Cohort]
+
+    def without(self, name: str) -> World:
+        """Return the world in which that hospital takes no part."""
+        return replace(
+            self,
+            hospitals=[h for h in self.hospitals if h.name != name],
+            cohorts={n: c for n, c in self.cohorts.items() if n != name},
+        )
+
+
+def world_of(study: Study, scenario: Simulation, run_dir: Path, seed: int) -> World:
+    """Return a seed's hospitals with their patients, those too small left out.
+
+    Raises:
+        GrandroundsError: a hospital's data do not fit, or nobody is large enough.
+    """
+    folder = run_dir / "hospitals"
+    hospitals = hospitals_of(study, scenario, folder=folder, seed=seed)
+    reasons = {h.name: _unfit(study, h.declared) for h in hospitals}
+    left_out = {name: f"left out: {reason}" for name, reason in reasons.items() if reason}
+    if len(left_out) == len(hospitals):
+        told = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()))
+        raise StudyError(
+            f"cohort.min_declared is {study.cohort.min_declared}, and no hospital is left ({told})",
+            remedy="lower cohort.min_declared or privacy.delta, or give other hospitals",
+        )
+    cohorts = {
+        h.name: read_cohort(_site(Path(), h, scenario, seed).source, study.cohort)
+        for h in hospitals
+        if h.name not in left_out
+    }
+    return World(seed, run_dir, scenario, hospitals, left_out, cohorts)
+
+
+def _unfit(study: Study, declared: int) -> str:
+    """Say why a hospital's agent will refuse the study for its size, as its policy would."""
+    least = study.cohort.min_declared
+    if declared < least:
+        return f"declared {declared} is below the minimum of {least}"
+    if study.privacy is not None and study.privacy.delta > delta_limit(declared):
+        return f"declared {declared} needs a delta of at most {delta_limit(declared):.3g}"
+    return ""
+
+
+def federated_params(world: World, name: str, plan: Plan, run_job: Engine) -> tuple[Params, str]:
+    """Run a plan over a world's hospitals, unless the run folder holds its result already.
+
+    Args:
+        world: The hospitals.
+        name: Of the arm; with the seed it names the job.
+        plan: What to run.
+        run_job: An engine.
+
+    Returns:
+        The final shared weights, and the job's name in the run store.
+    """
+    job = _job(world, name, plan)
+    params = _finished(job, plan)
+    if params is None:
+        run_job(job)
+        params = _finished(job, plan)
+    if params is None:
+        raise RunError(f"job {job.name!r} ended without a result", remedy="resume the run")
+    return params, job.name
+
+
+def _job(world: World, arm: str, plan: Plan) -> Job:
+    """Write every hospital's folder, and the plan."""
+    name = f"{arm}-seed-{world.seed}"
+    sites_dir = world.run_dir / "sites" / name
+    for hospital in world.hospitals:
+        site = _site(sites_dir / hospital.name, hospital, world.scenario, world.seed)
+        policy = _policy(plan, world.seed)
+        write_site(site.folder, cohort=site.cohort, policy=policy, plans=[plan])
+    plans = world.run_dir / "plans"
+    plans.mkdir(exist_ok=True)
+    return Job(name, world.run_dir, write_plan(plan, plans), sites_dir, world.seed)
+
+
+def _site(folder: Path, hospital: Hospital, scenario: Simulation, seed: int) -> Site:
+    """Return a simulated hospital; its split key follows from the seed, the same in all arms."""
+    halves = [derive(seed, hospital.name, "split key", i) for i in (0, 1)]
+    cohort = CohortConfig(
+        name=hospital.name,
+        path=hospital.path.resolve(),
+        declared=hospital.declared,
+        split_key="".join(f"{h:016x}" for h in halves),
+        split=scenario.split,
+    )
+    return Site(folder, cohort, Policy(epsilon=1.0, delta=0.0))
+
+
+def _policy(plan: Plan, seed: int) -> Policy:
+    """Return a simulated policy: seeded noise, and room for rounds repeated after a crash."""
+    return Policy(
+        epsilon=2 * plan.epsilon if plan.private else 1.0,
+        delta=plan.delta,
+        allow_unprotected=not plan.private,
+        noise_seed=derive(seed, "noise"),
+    )
+
+
+def _finished(job: Job, plan: Plan) -> Params | None:
+    """Return the final weights of a job that ended well, else None."""
+    store = Store(job.run_dir)
+    row = store.job(job.name)
+    store.close()
+    if row is None or row["status"] != "finished":
+        return None
+    return state_at(job.run_dir, job.name, plan, plan.study.rounds.count).params
+
+
+def state_at(run_dir: Path, job: str, plan: Plan, number: int) -> State:
+    """Return a job's state after a round whose checkpoint is kept."""
+    return load_state(at_round(checkpoint_folder(run_dir, job), number), digest=plan.digest)
