@@ -24,7 +24,7 @@ demo: setup ## Run the default study: six hospitals, real patients, no download
 	$(BIN)/grandrounds sim run
 
 test: check ## Pass the fast tests (sets up; under two minutes on two cores)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: setup ## Pass the slow tests: Ray, whole studies
 	$(BIN)/python -m pytest -q -m slow
