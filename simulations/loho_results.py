@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from common.cohort.split import SPLIT_LABELS
 from common.meta_analysis import random_effects
 from common.metrics import Figures, mean_figures
 from common.report.loho_values import LEAVE_ONE_OUT
 from simulations.loho import ARMS, SHARED_ARMS, Judged, LeaveOneOutRun, LeftOut
-from simulations.results import PACKAGES, privacy_of, same_algorithm
+from simulations.results import privacy_of, same_algorithm, what_ran
 from simulations.runner import scenario_of
 
-SCHEMA = 1
 MAIN_ARM = "reptile"
 
 _FEW = 10  # with fewer hospitals the spread between them is barely known
@@ -36,22 +33,11 @@ def loho_metrics(
     held_out = {site.name: _site(site) for site in run.sites}
     shots = sorted({number for site in run.sites for number in site.shots})
     return {
-        "schema": SCHEMA,
+        **what_ran(study, plan, run_dir, main_arm=MAIN_ARM, seconds=seconds),
         "kind": LEAVE_ONE_OUT,
-        "run_dir": str(run_dir),
-        "study": study.name,
-        "title": study.title or study.name,
-        "description": study.description,
-        "study_digest": plan.digest,
-        "seconds": round(seconds, 2),
-        "rounds": study.rounds.count,
-        "seed": scenario.seed,
+        "engine": engine,
         "shots": shots,
         "draws": scenario.loho.draws,
-        "engine": engine,
-        "main_arm": MAIN_ARM,
-        "split": SPLIT_LABELS[scenario.split],
-        "versions": {name: version(name) for name in PACKAGES},
         "privacy": privacy_of(plan),
         "private_arms": [name for name in SHARED_ARMS if run.plans[name].private],
         "held_out": held_out,

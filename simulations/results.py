@@ -19,6 +19,7 @@ from common.plan import Plan
 from common.privacy import accounting
 from common.privacy.engine import prv_epsilon
 from common.scenario import FEDERATED
+from common.study import Study
 from server.store import Store
 from simulations.arms import NOTES
 from simulations.runner import Comparison, Outcome, scenario_of
@@ -36,20 +37,9 @@ def metrics_of(
     store = Store(run_dir)
     released = _released(comparison, store)
     result = {
-        "schema": SCHEMA,
-        "run_dir": str(run_dir),
-        "study": study.name,
-        "title": study.title or study.name,
-        "description": study.description,
-        "study_digest": plan.digest,
-        "seconds": round(seconds, 2),
-        "rounds": study.rounds.count,
-        "seed": scenario.seed,
-        "seeds": scenario.seeds,
+        **what_ran(study, plan, run_dir, main_arm=main, seconds=seconds),
         "engine": engine,
-        "main_arm": main,
-        "split": SPLIT_LABELS[scenario.split],
-        "versions": {name: version(name) for name in PACKAGES},
+        "seeds": scenario.seeds,
         "privacy": privacy_of(plan, spent=_spent(comparison, store)),
         "arms": {name: _arm(comparison, name) for name in comparison.outcomes},
         "sites": [_site(comparison, h.name, h.declared, released) for h in comparison.hospitals],
@@ -59,6 +49,27 @@ def metrics_of(
     }
     store.close()
     return result
+
+
+def what_ran(
+    study: Study, plan: Plan, run_dir: Path, *, main_arm: str, seconds: float
+) -> dict[str, Any]:
+    """Return what every run's metrics begin with."""
+    scenario = scenario_of(study)
+    return {
+        "schema": SCHEMA,
+        "run_dir": str(run_dir),
+        "study": study.name,
+        "title": study.title or study.name,
+        "description": study.description,
+        "study_digest": plan.digest,
+        "seconds": round(seconds, 2),
+        "rounds": study.rounds.count,
+        "seed": scenario.seed,
+        "main_arm": main_arm,
+        "split": SPLIT_LABELS[scenario.split],
+        "versions": {name: version(name) for name in PACKAGES},
+    }
 
 
 def same_algorithm(fedavg: Plan | None, reptile: Plan | None) -> list[str]:
