@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+
 
 from common.errors import DataError
 from common.files import write_atomic
@@ -92,6 +92,8 @@ def _camera(
     images: NDArray[np.uint8], partition: DealtImages, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Return the images as this hospital's camera would have taken them."""
+    from scipy.ndimage import gaussian_filter  # only this partition waits for it
+
     gamma = np.exp(partition.gamma * rng.standard_normal())
     contrast = np.exp(partition.contrast * rng.standard_normal())
     brightness = partition.brightness * rng.standard_normal()
