@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-
 from common.errors import DataError
 from common.files import write_atomic
 from common.scenario import DealtImages
