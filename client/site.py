@@ -44,6 +44,16 @@ class CohortConfig(Table):
     split: SplitKind = "keyed"
     device: str = "auto"
 
+    def source(self, folder: Path) -> CohortSource:
+        """Return what the cohort reader needs, for the site's folder."""
+        return CohortSource(
+            name=self.name,
+            path=folder / self.path,
+            declared=self.declared,
+            split_key=bytes.fromhex(self.split_key),
+            split=self.split,
+        )
+
 
 @dataclass(frozen=True)
 class Site:
@@ -56,13 +66,7 @@ class Site:
     @property
     def source(self) -> CohortSource:
         """What the cohort reader needs."""
-        return CohortSource(
-            name=self.cohort.name,
-            path=self.folder / self.cohort.path,
-            declared=self.cohort.declared,
-            split_key=bytes.fromhex(self.cohort.split_key),
-            split=self.cohort.split,
-        )
+        return self.cohort.source(self.folder)
 
     @property
     def ledger_path(self) -> Path:

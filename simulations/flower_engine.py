@@ -35,27 +35,6 @@ _START_S = 60.0
 _POLL_S = 0.2
 
 
-def run_flower(
-    *,
-    app_dir: Path,
-    run_config: Mapping[str, Scalar],
-    num_nodes: int,
-    scratch: Path,
-    timeout_s: float | None = None,
-    on_log: Callable[[str], None] | None = None,
-    cpus: int | None = None,
-) -> None:
-    """Run one Flower App to its end in a runtime of its own; see `FlowerRuntime.run`."""
-    with FlowerRuntime(scratch, cpus=cpus) as runtime:
-        runtime.run(
-            app_dir=app_dir,
-            run_config=run_config,
-            num_nodes=num_nodes,
-            timeout_s=timeout_s,
-            on_log=on_log,
-        )
-
-
 class FlowerRuntime:
     """A local Flower runtime that carries one run after another; use it with `with`.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.policy import Policy
-from client.site import CohortConfig, Site, write_site
+from client.site import CohortConfig, write_site
 from common.cohort.parts import Cohort
 from common.cohort.read import read_cohort
 from common.errors import RunError, StudyError
@@ -61,7 +61,7 @@ def world_of(study: Study, scenario: Simulation, run_dir: Path, seed: int) -> Wo
             remedy="lower cohort.min_declared or privacy.delta, or give other hospitals",
         )
     cohorts = {
-        h.name: read_cohort(_site(Path(), h, scenario, seed).source, study.cohort)
+        h.name: read_cohort(_cohort_of(h, scenario, seed).source(Path()), study.cohort)
         for h in hospitals
         if h.name not in left_out
     }
@@ -104,26 +104,25 @@ def _job(world: World, arm: str, plan: Plan) -> Job:
     """Write every hospital's folder, and the plan."""
     name = f"{arm}-seed-{world.seed}"
     sites_dir = world.run_dir / "sites" / name
+    policy = _policy(plan, world.seed)
     for hospital in world.hospitals:
-        site = _site(sites_dir / hospital.name, hospital, world.scenario, world.seed)
-        policy = _policy(plan, world.seed)
-        write_site(site.folder, cohort=site.cohort, policy=policy, plans=[plan])
+        cohort = _cohort_of(hospital, world.scenario, world.seed)
+        write_site(sites_dir / hospital.name, cohort=cohort, policy=policy, plans=[plan])
     plans = world.run_dir / "plans"
     plans.mkdir(exist_ok=True)
     return Job(name, world.run_dir, write_plan(plan, plans), sites_dir, world.seed)
 
 
-def _site(folder: Path, hospital: Hospital, scenario: Simulation, seed: int) -> Site:
-    """Return a simulated hospital; its split key follows from the seed, the same in all arms."""
+def _cohort_of(hospital: Hospital, scenario: Simulation, seed: int) -> CohortConfig:
+    """Return a hospital's cohort.toml; its split key follows from the seed alone."""
     halves = [derive(seed, hospital.name, "split key", i) for i in (0, 1)]
-    cohort = CohortConfig(
+    return CohortConfig(
         name=hospital.name,
         path=hospital.path.resolve(),
         declared=hospital.declared,
         split_key="".join(f"{h:016x}" for h in halves),
         split=scenario.split,
     )
-    return Site(folder, cohort, Policy(epsilon=1.0, delta=0.0))
 
 
 def _policy(plan: Plan, seed: int) -> Policy:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import pytest
 from safetensors.torch import load_file
 
 import client.agent
-from common.cli import main
 from common.schema import dump_toml
 from common.study import load_study
 from simulations.engines import run_in_process
 from simulations.session import only_one
 from simulations.settings import find_study
+from tests.command_line import run_command
 
 ARMS = "local,reptile"
 
@@ -30,14 +29,7 @@ def cli(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["grandrounds", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return run_command(monkeypatch, capsys, *arguments)
 
     return run
 

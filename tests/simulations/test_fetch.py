@@ -7,7 +7,6 @@ import os
 import re
 import resource
 import socket
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,10 +15,10 @@ import pytest
 
 import simulations.datasets
 import simulations.fetch
-from common.cli import main
 from common.errors import DataError, RunError
 from simulations.datasets import DataFile, Dataset, partial_path
 from simulations.fetch import fetch
+from tests.command_line import run_command
 
 BODY = bytes(i * 7 % 251 for i in range(20_000))
 SECOND = b"the second file"
@@ -321,14 +320,7 @@ def cli(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", "120")
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["grandrounds", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return run_command(monkeypatch, capsys, *arguments)
 
     return run
 

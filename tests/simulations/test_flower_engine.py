@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import EngineError
-from simulations.flower_engine import FlowerRuntime, run_flower
+from simulations.flower_engine import FlowerRuntime
 
 PYPROJECT = """
 [project]
@@ -195,8 +195,7 @@ def test_a_key_that_the_app_does_not_declare_is_refused_before_anything_starts(
     tmp_path: Path,
 ) -> None:
     app = write_dummy(tmp_path / "app")
+    runtime = FlowerRuntime(tmp_path / "scratch")
     with pytest.raises(EngineError, match="no-such-key"):
-        run_flower(
-            app_dir=app, run_config={"no-such-key": 1}, num_nodes=1, scratch=tmp_path / "scratch"
-        )
+        runtime.run(app_dir=app, run_config={"no-such-key": 1}, num_nodes=1)
     assert not (tmp_path / "scratch").exists()

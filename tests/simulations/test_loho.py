@@ -1,19 +1,18 @@
 """Leave one hospital out: who trains, who is drawn, and what is said."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from common.cli import main
 from common.cohort.parts import Part
 from common.study import load_study, parse_study
 from simulations.loho import ARMS, _draws, _intercept, leave_one_out
 from simulations.loho_results import loho_metrics
 from simulations.runner import prepare
 from simulations.settings import find_study
+from tests.command_line import run_command
 
 
 def small_study(**loho):
@@ -135,22 +134,13 @@ def test_an_auc_with_one_outcome_is_not_defined(tmp_path):
 def test_the_command_prints_the_contract_and_resumes(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     options = ["sim", "loho", "--shots", "0,8", "--draws", "2", "--epsilon", "8", "--out", "r"]
-    monkeypatch.setattr(sys, "argv", ["grandrounds", *options, "--json"])
-    main_or_exit()
-    first = json.loads(capsys.readouterr().out)
+    ended = run_command(monkeypatch, capsys, *options, "--json")
+    assert ended.code == 0
+    first = json.loads(ended.out)
     assert first["draws"] == 2
     assert first["shots"] == [0, 8]
-    monkeypatch.setattr(sys, "argv", ["grandrounds", "sim", "loho", "--resume", "r", "--json"])
-    main_or_exit()
-    again = json.loads(capsys.readouterr().out)
+    ended = run_command(monkeypatch, capsys, "sim", "loho", "--resume", "r", "--json")
+    assert ended.code == 0
+    again = json.loads(ended.out)
     assert again["held_out"] == first["held_out"]
     assert "Leave one hospital out" in (tmp_path / "r" / "report.html").read_text()
-
-
-def main_or_exit():
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    assert code == 0

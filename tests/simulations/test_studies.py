@@ -2,12 +2,11 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from common.cli import main
+from tests.command_line import run_command
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("GRANDROUNDS_DATA"), reason="GRANDROUNDS_DATA does not name the data folder"
@@ -15,14 +14,9 @@ needs_data = pytest.mark.skipif(
 
 
 def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["grandrounds", "sim", "run", *arguments, "--json"])
-    main_exit = None
-    try:
-        main()
-    except SystemExit as stop:
-        main_exit = stop.code
-    assert not main_exit
-    return json.loads(capsys.readouterr().out)
+    ended = run_command(monkeypatch, capsys, "sim", "run", *arguments, "--json")
+    assert ended.code == 0
+    return json.loads(ended.out)
 
 
 @pytest.mark.slow
