@@ -21,7 +21,7 @@ from common.privacy.events import Event, PoissonGaussian, gaussian
 from common.schema import dump_toml, read_toml
 from common.study import Study, parse_study
 
-DIGEST_VERSION = 2
+DIGEST_VERSION = 3
 
 
 @dataclass(frozen=True)

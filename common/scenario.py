@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from common.cohort.split import SplitKind
 from common.schema import Count, Name, Positive, Table
 
+Share = Annotated[float, Field(ge=0, le=1)]
 ArmKind = Literal["majority", "local", "pooled", "fedavg", "fedprox", "reptile"]
 
 FEDERATED: tuple[ArmKind, ...] = ("fedavg", "fedprox", "reptile")
@@ -143,6 +144,36 @@ class LeaveOneOut(Table):
     prior: Positive = 10.0
 
 
+class PublishedRow(Table):
+    """One row of a published table: what was done, and the figures that were printed.
+
+    Attributes:
+        method: What was done.
+        epsilon: In words, where the method is private.
+        mean_auc: Over hospitals, each counting the same; so `mean_accuracy`.
+        weighted_accuracy: Over all test patients of all hospitals.
+    """
+
+    method: str
+    epsilon: str = ""
+    mean_auc: Share | None = None
+    mean_accuracy: Share | None = None
+    weighted_accuracy: Share | None = None
+
+
+class Published(Table):
+    """Figures that others printed for the same hospitals, to stand beside a run's own.
+
+    Attributes:
+        source: Who printed them, and where.
+        note: What a reader must know before comparing.
+    """
+
+    source: str
+    note: str = ""
+    rows: tuple[PublishedRow, ...] = Field(min_length=1)
+
+
 class Arm(Table):
     """One way to learn, compared on the same splits and seeds.
 
@@ -182,6 +213,7 @@ class Simulation(Table):
         arms: Which arms to compare, by name.
         arm: Arms beyond the standard ones, by name.
         loho: For `sim loho`.
+        published: Figures of others for the same hospitals; `sim run` shows them beside its own.
         engine: What carries the messages, as `--engine` said it.
         data: The folder that the sites' paths start from, as `--data` or GRANDROUNDS_DATA gave it.
         sites: Hospitals with files of their own.
@@ -200,6 +232,7 @@ class Simulation(Table):
     )
     arm: dict[Name, Arm] = Field(default_factory=dict)
     loho: LeaveOneOut = LeaveOneOut()
+    published: Published | None = None
     engine: Literal["inprocess", "flower"] = "inprocess"
     data: Path | None = None
     sites: dict[Name, SimulatedSite] = Field(default_factory=dict)

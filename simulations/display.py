@@ -49,6 +49,8 @@ def live_progress(console: Console, run_dir: Path, *, rounds: int) -> Iterator[N
 def print_comparison(console: Console, metrics: Mapping[str, Any]) -> None:
     """Print the arms, the hospitals and the promise."""
     console.print(_arms(metrics))
+    if metrics["published"]:
+        console.print(_published(metrics["published"]))
     console.print(_sites(metrics))
     for remark in metrics["remarks"]:
         console.print(f"note: {remark}")
@@ -128,6 +130,24 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
         f" ±{row['sd_auc']:.3f}".replace("0.", ".") if row["sd_auc"] else ""
     )
     return [auc, _number(row["mean_accuracy"]), _number(row["mean_brier"])]
+
+
+def _published(published: Mapping[str, Any]) -> Table:
+    table = Table(
+        title=f"Published: {published['source']}",
+        caption=published["note"],
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("method")
+    table.add_column("epsilon")
+    headings = {"mean_auc": "AUC", "mean_accuracy": "acc.", "weighted_accuracy": "weighted acc."}
+    given = [key for key in headings if any(row[key] is not None for row in published["rows"])]
+    for key in given:
+        table.add_column(headings[key], justify="right", no_wrap=True)
+    for row in published["rows"]:
+        table.add_row(row["method"], row["epsilon"] or "-", *(_number(row[key]) for key in given))
+    return table
 
 
 def _sites(metrics: Mapping[str, Any]) -> Table:

@@ -46,6 +46,7 @@ def metrics_of(
         "curves": comparison.curves,
         "pooled_private": _pooled(released),
         "remarks": same_algorithm(comparison.plans.get("fedavg"), comparison.plans.get("reptile")),
+        "published": scenario.published and scenario.published.model_dump(mode="json"),
     }
     store.close()
     return result

@@ -1,7 +1,8 @@
 """One image on its own: from pixels of any size, grey or colour, to the study's inputs.
 
-Nothing here looks at a second image, nor at an image's own darkest or brightest pixel: a brightness
-follows from the range that the file's format declares.
+Nothing here looks at a second image. A brightness follows from the range that the file's format
+declares, not from the image's own darkest or brightest pixel; only maps that a study declares are
+relative to the image itself (`hog`, and `pixels` with `standardise`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from common.cohort.schema import Hog, Image
+from common.cohort.schema import Hog, Image, Pixels
 
 Floats = NDArray[np.float32]
 
 # Below, nothing is left to see; above (plain radiographs have 2,000 to 4,500) it is no patient's.
 SMALLEST, LARGEST = 28, 8192
+
+# A standard deviation of blocks, of values in [-1, 1], below a quarter of one grey level of 256.
+_FLAT = 1 / 512
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
@@ -64,7 +68,7 @@ def encode_image(pixels: Floats, image: Image) -> Floats:
     found = []
     for fixed in image.maps:
         # Gradients are taken of whole numbers: rounding would move ties from bin to bin.
-        values = _hog(square, fixed) if isinstance(fixed, Hog) else _pool(scaled, fixed.size)
+        values = _hog(square, fixed) if isinstance(fixed, Hog) else _pool(scaled, fixed)
         found.append((values - np.float32(fixed.center)) / np.float32(fixed.scale))
     return np.concatenate(found)
 
@@ -113,8 +117,13 @@ def _hog(square: Floats, fixed: Hog) -> Floats:
     return np.asarray(values, dtype=np.float32)
 
 
-def _pool(square: Floats, size: int) -> Floats:
+def _pool(square: Floats, fixed: Pixels) -> Floats:
     """Return block means, (channels * size * size,), channels first as in an image's inputs."""
-    block = square.shape[0] // size
+    size, block = fixed.size, square.shape[0] // fixed.size
     blocks = square.reshape(size, block, size, block, square.shape[2])
-    return np.asarray(blocks.mean(axis=(1, 3)).transpose(2, 0, 1).ravel(), dtype=np.float32)
+    means = np.asarray(blocks.mean(axis=(1, 3)).transpose(2, 0, 1).ravel(), dtype=np.float32)
+    if not fixed.standardise:
+        return means
+    spread = float(means.std())
+    # A flat image has rounding for a spread: dividing by it would make a picture of nothing.
+    return np.zeros_like(means) if spread < _FLAT else (means - means.mean()) / np.float32(spread)

@@ -121,10 +121,15 @@ class Pixels(Table):
     """The image pooled to `size` pixels a side by the mean over square blocks.
 
     A mean m in [-1, 1] becomes (m - center) / scale.
+
+    Attributes:
+        standardise: First take away each image's own mean over its blocks and divide by its own
+            standard deviation, which undoes brightness and contrast; a flat image becomes zeros.
     """
 
     kind: Literal["pixels"]
     size: Annotated[int, Field(ge=1, le=1024)]
+    standardise: bool = False
     center: float = 0.0
     scale: Positive = 1.0
 

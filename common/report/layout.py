@@ -39,6 +39,7 @@ def fill(template: str, metrics: Metrics, **values: Any) -> str:
         "statement": (metrics.get("privacy") or {}).get("statement"),
         "releases": release_rows(metrics),
         "main": str(metrics.get("main_arm") or "main arm"),
+        "remarks": list(metrics.get("remarks") or []),
         "exact": EXACT,
         "rebuild": REBUILD,
     }

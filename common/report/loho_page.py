@@ -53,7 +53,6 @@ def loho_html(metrics: Metrics) -> str:
         verdict=verdict(metrics),
         footing=footing(metrics),
         reach=reach(metrics),
-        remarks=[str(remark) for remark in metrics.get("remarks") or []],
         arms=arm_notes(metrics),
         means=mean_groups(metrics),
         sites=site_groups(metrics),

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from common.report.layout import fill
 from common.report.pictures import pictures
-from common.report.tables import arm_rows, provenance_rows, released_rows, site_rows
+from common.report.tables import (
+    arm_rows,
+    provenance_rows,
+    published_groups,
+    released_rows,
+    site_rows,
+)
 from common.report.values import Metrics, finite
 from common.report.words import accuracy_line, gate_label, verdict
 
@@ -34,6 +40,8 @@ def report_html(metrics: Metrics) -> str:
         accuracy=accuracy_line(metrics),
         arms=arm_rows(metrics),
         seeds=int(finite(metrics.get("seeds")) or 1),
+        published=published_groups(metrics),
+        published_note=(metrics.get("published") or {}).get("note"),
         sites=site_rows(metrics),
         released=released_rows(metrics),
         gate=gate_label(metrics),

@@ -92,6 +92,28 @@ def arm_rows(metrics: Metrics) -> list[dict[str, Any]]:
     return rows
 
 
+def published_groups(metrics: Metrics) -> list[tuple[str, list[list[str]]]]:
+    """This run's arms, then what others printed for the same hospitals; none where there is none.
+
+    >>> published_groups({"arms": {"local": {"mean_auc": 0.85}}})
+    []
+    """
+    published = metrics.get("published")
+    if not published:
+        return []
+    own = [
+        [arm["name"] + suffix, arm["epsilon"], *arm[form][:3]]
+        for arm in arm_rows(metrics)
+        for form, suffix in (("shared", ""), ("adapted", ", adapted"))
+    ]
+    keys = ("mean_auc", "mean_accuracy", "weighted_accuracy")
+    others = [
+        [row["method"], row["epsilon"] or DASH, *(show(row[key]) for key in keys)]
+        for row in published["rows"]
+    ]
+    return [("This run", own), (published["source"], others)]
+
+
 def site_rows(metrics: Metrics) -> list[dict[str, Any]]:
     """The hospitals in the study's order: size, status, exact figures of two arms."""
     rows = []

@@ -225,6 +225,19 @@ def test_a_hospital_below_the_minimum_is_left_out_and_shown(cli, tmp_path):
     assert "island" in Path("r/report.html").read_text()
 
 
+def test_published_figures_are_shown_beside_the_runs_own(cli, tmp_path):
+    published = {"source": "Others 2022", "rows": [{"method": "theirs", "mean_accuracy": 0.123}]}
+    path = two_sites(tmp_path, simulation={"published": published})
+    code, out, _ = cli("sim", "run", path, "--data", tmp_path, "--out", "run")
+    assert code == 0
+    assert "Published: Others 2022" in out
+    assert "0.123" in out
+    row = published["rows"][0] | {"epsilon": "", "mean_auc": None, "weighted_accuracy": None}
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["published"] == {"source": "Others 2022", "note": "", "rows": [row]}
+    assert "Others 2022" in Path("run/report.html").read_text()
+
+
 def test_values_out_of_range_are_clamped_and_counted_at_the_site(cli, tmp_path):
     path = two_sites(tmp_path, first="id,x,outcome\nwild,1e9,y\n")
     code, _, _ = cli("sim", "run", path, "--data", tmp_path, "--out", "run", "--json")

@@ -110,6 +110,23 @@ def test_pooled_pixels_are_block_means():
     assert encode_image(pixels, rules(maps=[POOL])) == pytest.approx(means.ravel(), abs=1e-6)
 
 
+def test_standardised_pixels_know_neither_brightness_nor_contrast():
+    own = {**POOL, "standardise": True}
+    pixels = grey(28, 28)
+    found = encode_image(pixels, rules(maps=[own]))
+    assert (found.mean(), found.std()) == pytest.approx((0, 1), abs=1e-5)
+    assert found == pytest.approx(encode_image(0.5 * pixels + 60, rules(maps=[own])), abs=1e-4)
+    order = np.argsort(encode_image(pixels, rules(maps=[POOL])))
+    assert np.array_equal(np.argsort(found), order)
+
+
+def test_a_flat_image_standardised_is_zeros():
+    own = {**POOL, "standardise": True}
+    flat = np.full((28, 28, 1), 90, dtype=np.float32)
+    flat[0, 0] += 1e-3
+    assert not encode_image(flat, rules(maps=[own])).any()
+
+
 def test_pooled_colours_go_channel_by_channel():
     colour = np.zeros((28, 28, 3), dtype=np.float32)
     colour[..., 1] = 255

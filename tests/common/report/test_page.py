@@ -16,6 +16,7 @@ from common.report.figures_learning import epsilon_by_round, learning_curves
 from common.report.figures_released import calibration, decision_curves
 from common.report.model_card import model_card
 from common.report.page import report_html
+from common.report.tables import published_groups
 from common.report.values import DASH
 from common.report.words import EXACT, RELEASED
 from tests.example_metrics import example
@@ -158,3 +159,33 @@ def test_some_hospitals_released_nothing() -> None:
     metrics["sites"][1]["private"] |= {"auc": None, "histogram": None, "net_benefit": []}
     assert len(Reader(report_html(metrics)).pictures) == len(PICTURES)
     assert f"cleveland {DASH}" in forest(metrics)
+
+
+def published() -> Any:
+    row = {"mean_auc": None, "mean_accuracy": 0.735, "weighted_accuracy": 0.795}
+    private = {"method": "DP-FedAvg", "epsilon": "1 (spent 4)", **row, "mean_accuracy": 0.702}
+    rows = [{"method": "pooled", "epsilon": "", **row}, private]
+    return {"source": "FLamby & others", "note": "One fixed split.", "rows": rows}
+
+
+def test_published_figures_stand_under_our_own() -> None:
+    groups = published_groups(example() | {"published": published()})
+    (ours, own), (source, others) = groups
+    assert (ours, source) == ("This run", "FLamby & others")
+    assert own[0][:4] == ["reptile", "1", "0.840 ± 0.035", "0.811 ± 0.018"]
+    assert [row[0] for row in own[:2]] == ["reptile", "reptile, adapted"]
+    assert others == [
+        ["pooled", DASH, DASH, "0.735", "0.795"],
+        ["DP-FedAvg", "1 (spent 4)", DASH, "0.702", "0.795"],
+    ]
+    page = report_html(example() | {"published": published()})
+    assert "FLamby &amp; others" in page
+    assert "One fixed split." in page
+
+
+def test_a_run_without_published_figures_has_no_such_section(page: str) -> None:
+    assert "Beside published figures" not in page
+
+
+def test_remarks_stand_on_the_page() -> None:
+    assert "one &lt;algorithm&gt;" in report_html(example() | {"remarks": ["one <algorithm>"]})
