@@ -11,8 +11,8 @@ import client.app
 import server.app
 from client.agent import close_agents
 from common.errors import EngineError, GrandroundsError, RunError
+from server.bundle import write_app
 from server.store import Store
-from simulations.flower_app import write_app
 from simulations.flower_engine import FlowerRuntime
 from simulations.grid import InProcessGrid, server_context
 

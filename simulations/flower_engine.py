@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from common.errors import EngineError
-from simulations.flower_app import Scalar, check_run
+from common.processes import Tail, command_line, end_group, last_lines, write_shim
+from server.bundle import Scalar, check_run
 from simulations.flower_link import answers, run_status, submit, write_connection
-from simulations.flower_process import Tail, command_line, end_group, last_lines, write_shim
 
 if TYPE_CHECKING:
     from flwr.proto.run_pb2 import RunStatus

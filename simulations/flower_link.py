@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import tomli_w
 
 from common.errors import EngineError
-from simulations.flower_app import Scalar
-from simulations.flower_process import command_line
+from common.processes import command_line
+from server.bundle import Scalar
 
 if TYPE_CHECKING:
     from flwr.proto.run_pb2 import RunStatus

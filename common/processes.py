@@ -1,4 +1,4 @@
-"""The processes of a Flower runtime: how one is called, where its words go, how all are ended.
+"""The processes that this program starts: how one is called, where its words go, how all are ended.
 
 They form one process group with all that they start, and end when the program that started them
 dies. POSIX only.

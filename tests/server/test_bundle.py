@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import EngineError
-from simulations.flower_app import APP_CONFIG, write_app
+from server.bundle import APP_CONFIG, write_app
 
 ROOT = Path(__file__).parents[2]
 
