@@ -1,13 +1,16 @@
 """Where randomness comes from: a cryptographic source at a site, a seeded one in simulation.
 
 Both give standard normals in float64 and uniforms in [0, 1) with 53 bits. A Gaussian computed in
-floating point is not the real-valued one (Mironov 2012): the sum it is added to is released in the
-model's own precision, float32, which rounds away the low bits that such an attack reads; this is a
-mitigation, not a proof.
+floating point is not the real-valued one: its low bits can betray the sum it was added to (Mironov
+2012), for Box-Muller too (Jin et al. 2022). Two mitigations, neither a proof: the secure source
+adds up four independent draws, so that an attacker who would invert the sampler faces four unknown
+pairs at once (Holohan and Braghin 2021), and the noisy sum is released in the model's own
+precision, float32, which rounds the low bits away.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Protocol
 
@@ -16,6 +19,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+_SUMMANDS = 4
 
 
 class Source(Protocol):
@@ -57,8 +62,9 @@ class SeededSource:
 class SecureSource:
     """AES-256 in counter mode under a key from the operating system, never stored or repeated.
 
-    Normals by Box-Muller from 53-bit uniforms, so the tail reaches sqrt(2 ln 2^53) = 8.57 standard
-    deviations; beyond it lies a probability of 1.1e-17 a draw.
+    Each normal is half the sum of four Box-Muller draws, whose variance is 4/4 = 1, from 53-bit
+    uniforms. One draw reaches sqrt(2 ln 2^53) = 8.57 standard deviations, beyond which lies a
+    probability of 1.1e-17, so the sum reaches 17.1.
     """
 
     secure = True
@@ -74,6 +80,13 @@ class SecureSource:
 
     def normal(self, n: int) -> Floats:
         """Return n standard normals, (n,)."""
+        total = self._box_muller(n)
+        for _ in range(_SUMMANDS - 1):
+            total += self._box_muller(n)
+        return total / math.sqrt(_SUMMANDS)
+
+    def _box_muller(self, n: int) -> Floats:
+        """Return n standard normals; draws i and i + n/2 share a pair of uniforms."""
         pairs = (n + 1) // 2
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(pairs)))  # 1 - u is in (0, 1]
         angle = 2.0 * np.pi * self.uniform(pairs)

@@ -70,9 +70,46 @@ class Constant:
         return bytes([self.byte]) * len(data)
 
 
-@pytest.mark.parametrize(("byte", "uniform", "radius"), [(0, 0.0, 0.0), (255, 1 - 2**-53, 8.5717)])
+def test_streams_of_sites_rounds_and_tensors_share_nothing():
+    # A source is made for each release; its tensors follow one another in one stream. 3 sites,
+    # 4 rounds, 2 tensors: no two of the 24 blocks are alike, correlated or shifted copies.
+    blocks = []
+    for _ in range(3 * 4):
+        stream = SecureSource()
+        blocks += [stream.normal(4096), stream.normal(4096)]
+    together = np.concatenate(blocks)
+    assert np.unique(together).size == together.size
+    # 276 pairs at 4,096 lags: the largest |correlation| of white noise stays below 8 / sqrt(4096)
+    # but for a probability of 276 * 4096 * 1.2e-15 = 1.4e-9.
+    spectra = np.fft.rfft(np.array(blocks))
+    for i in range(len(blocks)):
+        for j in range(i):
+            lags = np.fft.irfft(spectra[i] * spectra[j].conj()) / 4096
+            assert np.abs(lags).max() < 8 / np.sqrt(4096)
+
+
+def test_a_stream_is_not_correlated_with_itself_at_any_lag(source):
+    # 2**17 draws: each autocorrelation is normal with standard deviation 2**-8.5.
+    n = 2**17
+    spectrum = np.abs(np.fft.rfft(source.normal(n))) ** 2
+    autocorrelation = np.fft.irfft(spectrum)[1 : n // 2] / n
+    assert np.abs(autocorrelation).max() < 8 / np.sqrt(n)
+
+
+def test_higher_moments_are_those_of_a_normal(source):
+    # E x^4 = 3 with variance 96 / n, E x^6 = 15 with variance 10170 / n (moments up to the 12th:
+    # 10395 - 15^2). A single uniform pair used for all four summands would give E x^4 = 3 too, but
+    # a variance of 4: broken once, the chi-squared test above catches it.
+    draws = source.normal(N)
+    assert abs((draws**4).mean() - 3) < 8 * np.sqrt(96 / N)
+    assert abs((draws**6).mean() - 15) < 12 * np.sqrt(10170 / N)
+
+
+@pytest.mark.parametrize(
+    ("byte", "uniform", "radius"), [(0, 0.0, 0.0), (255, 1 - 2**-53, 2 * 8.5717)]
+)
 def test_extreme_words_give_finite_normals(byte, uniform, radius):
-    # The largest radius is sqrt(2 ln 2^53) = sqrt(2 * 36.7368) = 8.5717.
+    # The largest radius is sqrt(2 ln 2^53) = sqrt(2 * 36.7368) = 8.5717; four of them, halved.
     source = SecureSource()
     source._stream = Constant(byte)
     assert source.uniform(3).tolist() == [uniform] * 3
