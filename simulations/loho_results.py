@@ -14,8 +14,9 @@ from scipy.stats import norm
 from common.meta_analysis import random_effects
 from common.metrics import Figures, mean_figures
 from common.report.loho_values import LEAVE_ONE_OUT
+from server.results import privacy_of, what_ran
 from simulations.loho import ARMS, SHARED_ARMS, Judged, LeaveOneOutRun, LeftOut
-from simulations.results import privacy_of, same_algorithm, what_ran
+from simulations.results import NOISE, same_algorithm, split_of
 from simulations.runner import scenario_of
 
 MAIN_ARM = "reptile"
@@ -28,17 +29,19 @@ def loho_metrics(
     run: LeaveOneOutRun, run_dir: Path, *, engine: str, seconds: float
 ) -> dict[str, Any]:
     """Return everything `sim loho` says, as plain JSON values; the contract is in the README."""
-    study, plan = run.study, run.plans[MAIN_ARM]
-    scenario = scenario_of(study)
+    plan, scenario = run.plans[MAIN_ARM], scenario_of(run.study)
     held_out = {site.name: _site(site) for site in run.sites}
     shots = sorted({number for site in run.sites for number in site.shots})
     return {
-        **what_ran(study, plan, run_dir, main_arm=MAIN_ARM, seconds=seconds),
+        **what_ran(
+            plan, run_dir, main_arm=MAIN_ARM, split=split_of(run.study), seconds=seconds
+        ),
         "kind": LEAVE_ONE_OUT,
         "engine": engine,
+        "seed": scenario.seed,
         "shots": shots,
         "draws": scenario.loho.draws,
-        "privacy": privacy_of(plan),
+        "privacy": privacy_of(plan, noise=NOISE),
         "private_arms": [name for name in SHARED_ARMS if run.plans[name].private],
         "held_out": held_out,
         "mean": {str(k): _means(run.sites, k) for k in shots},

@@ -5,27 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.cohort.split import SPLIT_LABELS
-from common.evaluation import ScoreHistogram, bin_edges, derive
-from common.meta_analysis import pool_auc
 from common.metrics import Figures, mean_figures
 from common.plan import Plan
-from common.privacy import accounting
-from common.privacy.engine import prv_epsilon
 from common.scenario import FEDERATED
 from common.study import Study
+from server.results import pooled_of, privacy_of, released_of, spent_of, what_ran
 from server.store import Store
 from simulations.arms import NOTES
 from simulations.runner import Comparison, Outcome, scenario_of
 
-SCHEMA = 1
-PACKAGES = ("grandrounds", "flwr", "torch", "opacus", "dp-accounting")
+NOISE = "seeded generator (simulation; a real site uses a cryptographic source)"
 
 
 def metrics_of(
@@ -35,16 +28,18 @@ def metrics_of(
     study, main = comparison.study, comparison.main_arm
     scenario, plan = scenario_of(study), comparison.plans[main]
     store = Store(run_dir)
-    released = _released(comparison, store)
+    job = comparison.outcomes[main][0].job
+    released = released_of(comparison.plans[main], store, job) if job else {}
     result = {
-        **what_ran(study, plan, run_dir, main_arm=main, seconds=seconds),
+        **what_ran(plan, run_dir, main_arm=main, split=split_of(study), seconds=seconds),
         "engine": engine,
+        "seed": scenario.seed,
         "seeds": scenario.seeds,
-        "privacy": privacy_of(plan, spent=_spent(comparison, store)),
+        "privacy": privacy_of(plan, noise=NOISE, spent=spent_of(store, job) if job else None),
         "arms": {name: _arm(comparison, name) for name in comparison.outcomes},
         "sites": [_site(comparison, h.name, h.declared, released) for h in comparison.hospitals],
         "curves": comparison.curves,
-        "pooled_private": _pooled(released),
+        "pooled_private": pooled_of(released),
         "remarks": same_algorithm(comparison.plans.get("fedavg"), comparison.plans.get("reptile")),
         "published": scenario.published and scenario.published.model_dump(mode="json"),
     }
@@ -52,25 +47,9 @@ def metrics_of(
     return result
 
 
-def what_ran(
-    study: Study, plan: Plan, run_dir: Path, *, main_arm: str, seconds: float
-) -> dict[str, Any]:
-    """Return what every run's metrics begin with."""
-    scenario = scenario_of(study)
-    return {
-        "schema": SCHEMA,
-        "run_dir": str(run_dir),
-        "study": study.name,
-        "title": study.title or study.name,
-        "description": study.description,
-        "study_digest": plan.digest,
-        "seconds": round(seconds, 2),
-        "rounds": study.rounds.count,
-        "seed": scenario.seed,
-        "main_arm": main_arm,
-        "split": SPLIT_LABELS[scenario.split],
-        "versions": {name: version(name) for name in PACKAGES},
-    }
+def split_of(study: Study) -> str:
+    """Return how patients were parted, in words."""
+    return SPLIT_LABELS[scenario_of(study).split]
 
 
 def same_algorithm(fedavg: Plan | None, reptile: Plan | None) -> list[str]:
@@ -84,67 +63,6 @@ def same_algorithm(fedavg: Plan | None, reptile: Plan | None) -> list[str]:
         "Reptile and FedAvg are the same algorithm here: the server takes the mean of the "
         "hospitals' deltas, weighted by declared size, with a step of 1."
     ]
-
-
-def privacy_of(plan: Plan, *, spent: float | None = None) -> dict[str, Any]:
-    """Return the promise of a plan in plain values.
-
-    Args:
-        plan: The compiled study.
-        spent: The largest epsilon that a site's receipt named, where it is more than the plan's: a
-            round repeated after a crash is paid twice.
-    """
-    study, rounds = plan.study, plan.study.rounds.count
-    common = {
-        "private": plan.private,
-        "unit": accounting.UNIT,
-        "sampling_rate": study.learner.sampling_rate,
-        "steps": plan.steps,
-    }
-    if not plan.private:
-        return common | {
-            "noise": None,
-            **dict.fromkeys(("epsilon", "delta", "adjacency", "accountant", "clip", "epsilon_prv")),
-            "sigma": 0.0,
-            "evaluation_sigma": 0.0,
-            "epsilon_by_round": [],
-            "releases": [],
-            "statement": "not private: the study has no privacy table",
-        }
-    training, evaluation = plan.training_price(rounds=rounds), plan.evaluation_price()
-    epsilon = max(plan.epsilon, spent or 0.0)
-    return common | {
-        "noise": "seeded generator (simulation; a real site uses a cryptographic source)",
-        "epsilon": epsilon,
-        "delta": plan.delta,
-        "adjacency": accounting.ADJACENCY,
-        "accountant": f"{accounting.ACCOUNTANT} {version('dp-accounting')}",
-        "sigma": plan.sigma,
-        "clip": plan.clip,
-        "evaluation_sigma": plan.evaluation_sigma,
-        "epsilon_prv": prv_epsilon([training], delta=plan.delta),
-        "epsilon_by_round": [plan.epsilon_after(r) for r in range(1, rounds + 1)],
-        "releases": [
-            _release("weight delta", plan, training, count=rounds, sigma=plan.sigma),
-            _release(
-                "evaluation histogram", plan, evaluation, count=1, sigma=plan.evaluation_sigma
-            ),
-        ],
-        "statement": f"({epsilon:.3g}, {plan.delta:g})-differential privacy for each patient of "
-        f"each hospital, {accounting.ADJACENCY}; a patient either trains or evaluates",
-    }
-
-
-def _release(what: str, plan: Plan, event: Any, *, count: int, sigma: float) -> dict[str, Any]:
-    cost = accounting.epsilon([event], delta=plan.delta)
-    return {"what": what, "part": event.part, "count": count, "sigma": sigma, "epsilon": cost}
-
-
-def _spent(comparison: Comparison, store: Store) -> float | None:
-    job = comparison.outcomes[comparison.main_arm][0].job
-    if job is None:
-        return None
-    return max((r["epsilon"] for r in store.replies(job) if r["epsilon"] is not None), default=None)
 
 
 def _arm(comparison: Comparison, name: str) -> dict[str, Any]:
@@ -210,33 +128,6 @@ def _rounded(figures: Figures) -> dict[str, Any]:
     values = figures.to_json()
     values.pop("patients")
     return values
-
-
-def _released(comparison: Comparison, store: Store) -> dict[str, Any]:
-    """Return what each hospital's noisy histogram of the main arm's first seed says."""
-    job = comparison.outcomes[comparison.main_arm][0].job
-    if job is None:
-        return {}
-    edges = bin_edges(comparison.study.evaluation.bins)
-    found = {}
-    for site, (sigma, counts) in store.histograms(job).items():
-        table = np.array(counts)
-        derived = derive(ScoreHistogram(edges=edges, counts=table, sigma=sigma))
-        if len(table) == 1:
-            derived["histogram"] = {
-                "edges": edges.tolist(),
-                "negative": table[0, 0].tolist(),
-                "positive": table[0, 1].tolist(),
-                "sigma": sigma,
-            }
-        found[site] = derived
-    return found
-
-
-def _pooled(released: Mapping[str, Any]) -> dict[str, Any] | None:
-    rows = [released[name] for name in sorted(released)]
-    columns = ([r[key] for r in rows] for key in ("auc", "auc_low", "auc_high"))
-    return pool_auc(*columns) if rows else None
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

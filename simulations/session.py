@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from safetensors.torch import save
 
-from common.errors import DataError, RunError, StudyError
-from common.files import write_atomic
+from common.errors import DataError, StudyError
+from common.files import only_one, write_atomic
 from common.scenario import FEDERATED
 from common.study import Study
+from server.progress import live_progress
 from server.report import METRICS, write_pages
-from simulations.display import live_progress, print_comparison, print_leave_one_out
+from server.results import write_model
+from simulations.display import print_comparison, print_leave_one_out
 from simulations.loho import FEDERATED_ARMS, leave_one_out
 from simulations.loho_results import loho_metrics
 from simulations.results import metrics_of
@@ -93,24 +91,6 @@ def run_session(settings: Settings, work: Work, messages: Console) -> Metrics:
     return metrics
 
 
-@contextmanager
-def only_one(run_dir: Path) -> Iterator[None]:
-    """Keep a second process out of a run folder; the system lets go when this one ends.
-
-    Raises:
-        RunError: another process runs it.
-    """
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"run folder {str(run_dir)!r} is being run by another process",
-                remedy="wait for it to end, or give --out another folder",
-            ) from None
-        yield
-
-
 def _compare(settings: Settings, say: Say, started: float) -> Metrics:
     run_dir, engine = settings.run_dir, scenario_of(settings.study).engine
     comparison = compare(settings.study, run_dir, engine=engine, say=say)
@@ -118,9 +98,7 @@ def _compare(settings: Settings, say: Say, started: float) -> Metrics:
     metrics = metrics_of(comparison, run_dir, engine=engine, seconds=seconds)
     params = comparison.outcomes[comparison.main_arm][0].params
     if params is not None:
-        header = {"digest": str(metrics["study_digest"])}  # one key: two have no fixed order
-        tensors = {k: v.contiguous() for k, v in params.items()}
-        write_atomic(Path(run_dir) / "model.safetensors", save(tensors, metadata=header))
+        write_model(run_dir, params, digest=metrics["study_digest"])
     return metrics
 
 

@@ -9,9 +9,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from common.report.tables import arm_rows, privacy_rows
+from common.report.tables import arm_rows, privacy_rows, released_rows
 from common.report.values import DASH, Metrics, show, took_part
-from common.report.words import REBUILD, accuracy_line, epsilon_line, is_private, verdict
+from common.report.words import (
+    REBUILD,
+    accuracy_line,
+    epsilon_line,
+    gate_label,
+    is_deployed,
+    is_private,
+    verdict,
+)
 
 _LOAD = """```python
 from safetensors.torch import load_file
@@ -64,6 +72,26 @@ def _performance(metrics: Metrics) -> str:
     return _table(head, rows) if rows else "No arm was evaluated."
 
 
+def _which(metrics: Metrics, main: str) -> str:
+    return main if is_deployed(metrics) else f"the arm {main}, first seed"
+
+
+def _figures(metrics: Metrics, main: str) -> str:
+    """Exact figures of a simulation; of real hospitals, what they released."""
+    if is_deployed(metrics):
+        head = ["Hospital", "AUC", "Accuracy", "Sensitivity", "Specificity", "Brier"]
+        head += ["Calibration slope", "Calibration intercept"]
+        rows = released_rows(metrics)
+        table = _table(head, rows) if rows else "No hospital released an evaluation."
+        return f"Of the shared model, with 95% intervals; {gate_label(metrics)}.\n\n{table}"
+    return (
+        "Unweighted means over hospitals, ± standard deviation over seeds. These figures are "
+        f"exact and would not leave a hospital. The epsilon of {main}: "
+        f"{_plain(epsilon_line(metrics))}.\n\n{_performance(metrics)}\n\n"
+        f"{_plain(accuracy_line(metrics))}"
+    )
+
+
 def model_card(metrics: Metrics) -> str:
     """Write the model card that stands beside `model.safetensors`.
 
@@ -89,17 +117,14 @@ def model_card(metrics: Metrics) -> str:
         "## Intended use\n\nResearch on learning between hospitals. **Not for clinical use**: the "
         "model is not a medical device, and nobody has tested it on the patients of a hospital "
         "outside this study.",
-        f"## The model\n\nThe shared initialisation of the arm {main}, first seed, after "
+        f"## The model\n\nThe shared initialisation of {_which(metrics, main)}, after "
         f"{show(metrics.get('rounds'), 0)} rounds. It is meant to be adapted to a hospital's own "
         "patients; a model adapted without noise stays at that hospital.",
         f"## Training data\n\nHospitals that took part: {count}. Sizes are declared: public, "
         "rounded counts of all patients.\n\n"
         + _table(("Hospital", "Declared patients", "Status"), sites),
         f"## Privacy\n\n{_privacy(metrics)}",
-        f"## Performance\n\nUnweighted means over hospitals, ± standard deviation over seeds. "
-        f"These figures are exact and would not leave a hospital. The epsilon of {main}: "
-        f"{_plain(epsilon_line(metrics))}.\n\n{_performance(metrics)}\n\n"
-        f"{_plain(accuracy_line(metrics))}",
+        f"## Performance\n\n{_figures(metrics, main)}",
         "## Limits\n\n- The hospitals above are not a sample of all hospitals; check discrimination"
         " and calibration on your own patients first.\n- Means over hospitals hide the weakest one:"
         " read the figures by hospital in `report.html`.\n- Differences within the spread over"

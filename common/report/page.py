@@ -17,7 +17,7 @@ from common.report.tables import (
     site_rows,
 )
 from common.report.values import Metrics, finite
-from common.report.words import accuracy_line, gate_label, verdict
+from common.report.words import accuracy_line, gate_label, is_deployed, verdict
 
 
 def report_html(metrics: Metrics) -> str:
@@ -46,5 +46,7 @@ def report_html(metrics: Metrics) -> str:
         released=released_rows(metrics),
         gate=gate_label(metrics),
         pictures=pictures(metrics),
+        deployed=is_deployed(metrics),
+        missed=metrics.get("missed") or [],
         footer=provenance_rows(metrics),
     )

@@ -11,6 +11,7 @@ EXACT = "exact; would not leave the hospital"
 RELEASED = "released through the gate, includes noise"
 RELEASED_PLAIN = "released through the gate without noise: not private"
 REBUILD = "grandrounds report RUN_DIR"
+DEPLOYED = "deployment"  # the engine of a run over real hospitals
 _WITHIN = ", within the spread over seeds"
 
 
@@ -88,6 +89,8 @@ def verdict(metrics: Metrics) -> str:
     0.010 below each hospital training alone (0.850) (one seed: the spread is not known).'
     """
     main = str(metrics.get("main_arm") or "")
+    if is_deployed(metrics):
+        return _released_verdict(metrics, main)
     arm = (metrics.get("arms") or {}).get(main) or {}
     adapted = arm.get("adapted") or {}
     mine = adapted if finite(adapted.get("mean_auc")) is not None else arm
@@ -106,6 +109,35 @@ def verdict(metrics: Metrics) -> str:
     text += ": " + ", and ".join(compared) if compared else "; it was compared with no other arm"
     single = (finite(metrics.get("seeds")) or 1) <= 1 and bool(compared)
     return text + (" (one seed: the spread is not known)." if single else ".")
+
+
+def is_deployed(metrics: Metrics) -> bool:
+    """Say whether real hospitals ran it, of which only what they released is known."""
+    return metrics.get("engine") == DEPLOYED
+
+
+def _released_verdict(metrics: Metrics, main: str) -> str:
+    """Say what the released figures say of the shared model, and that exact ones stayed home."""
+    start = "Without privacy"
+    if is_private(metrics):
+        start = f"With {epsilon_line(metrics).partition(';')[0]}"
+    sites = [site for site in metrics.get("sites") or [] if took_part(site)]
+    text = f"{start}, {main} trained a shared model with {_count(len(sites), 'hospital')}"
+    pooled = metrics.get("pooled_private") or {}
+    known = [s for s in sites if finite((s.get("private") or {}).get("auc")) is not None]
+    if finite(pooled.get("auc")) is not None:
+        ends = f"{show(pooled.get('low'), 2)} to {show(pooled.get('high'), 2)}"
+        text += f"; its released AUC, pooled over hospitals, is {show(pooled['auc'], 2)} ({ends})"
+    elif known:
+        aucs = ", ".join(f"{show(s['private']['auc'], 2)} at {s['name']}" for s in known)
+        text += f"; its released AUC is {aucs}"
+    else:
+        text += "; no hospital released an AUC that its noise leaves readable"
+    return text + ". Exact figures stayed at the hospitals."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"one {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def accuracy_line(metrics: Metrics) -> str:

@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 import client.agent
+from common.files import only_one
 from common.schema import dump_toml
 from common.study import load_study
 from simulations.engines import run_in_process
-from simulations.session import only_one
 from simulations.settings import find_study
 from tests.command_line import run_command
 

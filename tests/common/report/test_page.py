@@ -189,3 +189,32 @@ def test_a_run_without_published_figures_has_no_such_section(page: str) -> None:
 
 def test_remarks_stand_on_the_page() -> None:
     assert "one &lt;algorithm&gt;" in report_html(example() | {"remarks": ["one <algorithm>"]})
+
+
+def deployed() -> Any:
+    """What a run over real hospitals knows: no arm, no exact figure."""
+    metrics = example() | {"engine": "deployment", "arms": {}, "curves": {}}
+    for site in metrics["sites"]:
+        site |= {"arms": {}, "train_patients": None, "holdout_patients": None}
+    silent = {"round": 2, "phase": "train", "site": "va", "status": "silent", "reason": "no answer"}
+    return metrics | {"missed": [silent]}
+
+
+def test_a_run_over_real_hospitals_claims_only_what_was_released() -> None:
+    page, card = report_html(deployed()), model_card(deployed())
+    for text in (page, card):
+        assert "With epsilon 1 at delta 0.0003, reptile trained a shared model" in text
+        assert "its released AUC, pooled over hospitals, is 0.82 (0.74 to 0.88)" in text
+        assert "exact; would not leave" not in text
+        assert "These figures are exact" not in text
+    assert "Arms compared" not in page
+    assert "silent: no answer" in page
+    assert "No hospital missed a round." in report_html(deployed() | {"missed": []})
+
+
+def test_without_a_pooled_auc_each_readable_one_is_named() -> None:
+    metrics = deployed() | {"pooled_private": None}
+    assert "at cleveland" in report_html(metrics)
+    for site in metrics["sites"]:
+        site["private"] = None
+    assert "no hospital released an AUC that its noise leaves readable" in report_html(metrics)
