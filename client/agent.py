@@ -2,73 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import torch
 from flwr.app import Context
 
+from client.approval import runs_approved
 from client.gate import Release, decode_fitting, release
 from client.ledger import Key, Ledger
-from client.policy import Reason, Refused
-from client.site import Site, load_site, site_logger
+from client.manifest import has_changed
+from client.policy import SEEDED, Policy, Reason, Refused, Ruling
+from client.received import keep
+from client.site import load_policy, load_site, site_logger
 from client.transport import Transport
-from common.cohort.parts import Cohort
-from common.cohort.read import read_cohort
-from common.errors import SiteError
+from client.warm import WarmStudy, forget_models, needed_gb, stamp_of
+from common.errors import GrandroundsError, SiteError
 from common.evaluation import score_histogram
 from common.learners import learner_for
 from common.learners.types import Patients
-from common.models import build, load_params, params_of, pick_device, predict
+from common.models import load_params, predict
 from common.params import Params
 from common.plan import Plan
-from common.privacy.engine import PrivateModel
 from common.privacy.noise import SecureSource, SeededSource, Source
 from common.seeds import derive
 from common.wire import Envelope
 
-PHASES = ("join", "train", "evaluate")
-
-
-@dataclass
-class Study:
-    """An approved plan with what the agent keeps warm for it: model and patients."""
-
-    site: Site
-    plan: Plan
-    log: logging.Logger = field(repr=False)
-
-    @property
-    def model(self) -> torch.nn.Module:
-        """The study's model on the site's device; weights are loaded for each use."""
-        return _models(self.plan, pick_device(self.site.cohort.device))[0]
-
-    @property
-    def private_model(self) -> PrivateModel:
-        """Another of the same, checked, for the gradients of single patients."""
-        return _models(self.plan, pick_device(self.site.cohort.device))[1]
-
-    @cached_property
-    def like(self) -> Params:
-        """Names, shapes and types of the study's weights."""
-        return params_of(self.model)
-
-    @cached_property
-    def cohort(self) -> Cohort:
-        """The site's patients; read when first needed, which is after the first reserve."""
-        cohort = read_cohort(self.site.source, self.plan.study.cohort)
-        for note in cohort.notes:
-            self.log.warning("%s", note)
-        return cohort
-
-
-@lru_cache(maxsize=4)
-def _models(plan: Plan, device: torch.device) -> tuple[torch.nn.Module, PrivateModel]:
-    """Return the plan's models, kept warm; the sites of a simulation take turns with them."""
-    return build(plan.study).to(device), PrivateModel(build(plan.study).to(device))
+PHASES = ("join", "train", "evaluate", "deliver")
 
 
 class Agent:
@@ -77,14 +41,39 @@ class Agent:
     Args:
         folder: The site's folder.
         durable: Whether the ledger must survive a power cut (see `Ledger`).
+        clock: Local time, for the policy's hours.
+
+    Raises:
+        SiteError: the folder, or a file of it, is missing or malformed; without a policy nothing
+            runs.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        durable: bool = True,
+        clock: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self._policy_stamp = stamp_of(folder / "policy.toml")
         self._site = load_site(folder)
         self._ledger = Ledger(self._site.ledger_path, durable=durable)
         self._log = site_logger(self._site)
-        self._studies: dict[str, Study] = {}
+        self._studies: dict[str, WarmStudy] = {}
         self._lock = threading.Lock()
+        self._clock = clock
+        if self._site.policy.noise_seed is not None and durable:
+            self._log.warning("%s", SEEDED)
+
+    @property
+    def folder(self) -> Path:
+        """The site's folder."""
+        return self._site.folder
+
+    @property
+    def ledger(self) -> Ledger:
+        """The site's ledger."""
+        return self._ledger
 
     def close(self) -> None:
         """Close the ledger and the log."""
@@ -104,50 +93,80 @@ class Agent:
                 # What went wrong may depend on patients: it stays in the site's own log.
                 self._log.exception("request %s failed", request.header.get("kind"))
                 reason = Reason.FAILED
-        self._log.info("refused: %s", reason)
-        return Envelope(
-            {"status": "refused", "reason": str(reason), "site": self._site.cohort.name}
-        )
+            self._note(request, reason)
+        site = self._site.cohort.name
+        return Envelope({"status": "refused", "reason": str(reason.told), "site": site})
 
     def _answer(self, request: Envelope) -> Envelope:
-        key = _key(request)
+        key, policy = _key(request), self._policy()
+        if len(request.payload) > policy.max_message_mb * 1e6:
+            raise Refused(Reason.TOO_LARGE)
+        if self._ledger.behind is not None:
+            raise Refused(Reason.LEDGER_BEHIND)
+        if self._ledger.paused():
+            raise Refused(Reason.PAUSED)
         study = self._study(key.digest)
+        self._check(key, study, policy)
+        asked = getattr(self, f"_{key.phase}")(key, study, request)
+        ruling = Ruling(policy.for_runs(study.runs), key.phase, self._plan_of, self._clock())
+        declared = self._site.cohort.declared
+        return release(asked, ledger=self._ledger, policy=ruling, declared=declared)
+
+    def _check(self, key: Key, study: WarmStudy, policy: Policy) -> None:
+        """Refuse what needs no look at the ledger's figures."""
         last = study.plan.study.rounds.count
         in_plan = {
             "join": key.round == 0,
             "train": 1 <= key.round <= last,
             "evaluate": key.round == last,
+            "deliver": key.round == last,
         }
         if not in_plan[key.phase]:
             raise Refused(Reason.OUT_OF_PLAN)
-        asked = getattr(self, f"_{key.phase}")(key, study, request.payload)
-        declared = self._site.cohort.declared
-        return release(asked, ledger=self._ledger, policy=self._site.policy, declared=declared)
+        if policy.memory_gb is not None and needed_gb(study.like) > policy.memory_gb:
+            raise Refused(Reason.MODEL_TOO_LARGE)
+        # Before the reserve, or every repeated request would be charged for nothing.
+        reads = key.phase in ("train", "evaluate") and not study.is_warm(self._ledger)
+        if reads and has_changed(self._site, self._ledger, study.plan.study.cohort):
+            raise Refused(Reason.COHORT_CHANGED)
 
-    def _join(self, key: Key, study: Study, payload: bytes) -> Release:
+    def _note(self, request: Envelope, reason: Reason) -> None:
+        """Write a refusal into the log and the ledger, as far as the request can be read."""
+        self._log.info("refused: %s", reason)
+        names = ("kind", "digest", "run", "round")
+        asked = {name: str(request.header.get(name))[:128] for name in names}
+        try:
+            self._ledger.record("refusal", {"reason": reason.name, **asked})
+        except Exception:
+            self._log.exception("the refusal could not be entered into the ledger")
+
+    def _join(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
         """Say who is here and how large it declares itself: chosen by the site, not counted."""
-        public = {"site": self._site.cohort.name, "declared": self._site.cohort.declared}
-        return Release(key, study.plan, (), {}, dict, public)
+        public = {**self._public, "declared": self._site.cohort.declared}
+        if self._site.policy.noise_seed is not None:
+            public["noise"] = "seeded"  # the coordinator's report has to shout about it
+        return Release(key, study.plan, (), {}, dict, public, request)
 
-    def _train(self, key: Key, study: Study, payload: bytes) -> Release:
-        theta, source = decode_fitting(payload, study.like), self._source(key)
+    def _train(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
+        theta, source = decode_fitting(request.payload, study.like), self._source(key)
         adapt = learner_for(study.plan).adapt
 
         def compute() -> Params:
-            patients = Patients(study.cohort.train, study.cohort.declared)
+            cohort = study.cohort(self._ledger)
+            patients = Patients(cohort.train, cohort.declared)
             return adapt(study.private_model, theta, patients, source)
 
         price = (study.plan.training_price(),)
-        return Release(key, study.plan, price, study.like, compute, self._public)
+        return Release(key, study.plan, price, study.like, compute, self._public, request)
 
-    def _evaluate(self, key: Key, study: Study, payload: bytes) -> Release:
-        theta, source = decode_fitting(payload, study.like), self._source(key)
+    def _evaluate(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
+        theta, source = decode_fitting(request.payload, study.like), self._source(key)
         bins, plan = study.plan.study.evaluation.bins, study.plan
         like = {"counts": torch.zeros(plan.histograms, 2, bins, dtype=torch.float64)}
 
         def compute() -> Params:
+            part = study.cohort(self._ledger).holdout
             load_params(study.model, theta)
-            part = study.cohort.holdout
             counts = score_histogram(
                 predict(study.model, part.x).numpy(),
                 part.y.numpy(),
@@ -157,19 +176,71 @@ class Agent:
             noise = plan.evaluation_sigma * source.normal(counts.size).reshape(counts.shape)
             return {"counts": torch.from_numpy(counts + noise)}
 
-        return Release(key, plan, (plan.evaluation_price(),), like, compute, self._public)
+        price = (plan.evaluation_price(),)
+        return Release(key, plan, price, like, compute, self._public, request)
+
+    def _deliver(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
+        """Keep the finished model; nothing but the word that it arrived leaves."""
+        decode_fitting(request.payload, study.like)
+        card = request.header.get("card", "")
+        if not isinstance(card, str):
+            raise Refused(Reason.MALFORMED)
+
+        def compute() -> Params:
+            keep(
+                self.folder,
+                ledger=self._ledger,
+                digest=key.digest,
+                run=key.run,
+                payload=request.payload,
+                card=card,
+            )
+            return {}
+
+        return Release(key, study.plan, (), {}, compute, self._public, request)
 
     @property
     def _public(self) -> dict[str, object]:
         return {"site": self._site.cohort.name}
 
-    def _study(self, digest: str) -> Study:
-        if digest not in self._studies:
+    def _policy(self) -> Policy:
+        """Return the policy as it stands in its file now."""
+        stamp = stamp_of(self.folder / "policy.toml")
+        if stamp is None:
+            raise Refused(Reason.NO_POLICY)
+        if stamp != self._policy_stamp:
+            try:
+                self._site = replace(self._site, policy=load_policy(self.folder))
+            except GrandroundsError as error:
+                self._log.error("%s", error)
+                raise Refused(Reason.NO_POLICY) from None
+            self._policy_stamp = stamp
+            self._studies.clear()
+            forget_models()
+        return self._site.policy
+
+    def _study(self, digest: str) -> WarmStudy:
+        """Return an approved study; what was revoked is dropped, what was approved anew reread."""
+        path = self._site.plan_path(digest)
+        stamp = None if path is None else stamp_of(path)
+        if stamp is None:
+            if self._studies.pop(digest, None) is not None:
+                forget_models()
+            raise Refused(Reason.UNKNOWN_STUDY)
+        if digest not in self._studies or self._studies[digest].stamp != stamp:
             plan = self._site.approved(digest)
             if plan is None:
                 raise Refused(Reason.UNKNOWN_STUDY)
-            self._studies[digest] = Study(self._site, plan, self._log)
+            runs = runs_approved(self._ledger, digest)
+            self._studies[digest] = WarmStudy(self._site, plan, stamp, runs, self._log)
         return self._studies[digest]
+
+    def _plan_of(self, digest: str) -> Plan | None:
+        """Return an approved plan, for what it holds of the budget."""
+        try:
+            return self._study(digest).plan
+        except (Refused, GrandroundsError):
+            return None  # revoked or edited: it cannot run, so it needs nothing
 
     def _source(self, key: Key) -> Source:
         """Return one release's randomness: secret, or in a simulation a function of its name."""

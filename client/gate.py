@@ -1,18 +1,20 @@
 """The one door: everything that leaves a hospital leaves through `release`.
 
-    replay check -> policy -> ledger reserve -> compute -> release check -> ledger commit -> reply
+    replay check -> policy -> budget -> ledger reserve -> compute -> release check -> ledger commit
+    -> reply
 
-Digest and kind are settled by the agent before it asks for a release; a release without a price
-does not exist.
+Digest and kind are settled by the agent before it asks for a release, and it records refusals; a
+release without a price does not exist.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from client.ledger import Account, Key, Ledger
-from client.policy import Policy, Reason, Refused
+from client.policy import Judge, Reason, Refused
 from common.codec import decode, encode
 from common.errors import WireError
 from common.params import Params, misfit
@@ -33,6 +35,8 @@ class Release:
         like: Names, shapes and types that the tensors must have: nothing else gets out.
         compute: Reads patients and returns the tensors. Called once, after the reserve.
         public: Header fields that do not depend on patients.
+        request: The message as it came: the same key must come with the same payload, and its
+            header may say how many reserves of this study the coordinator has `seen`.
     """
 
     key: Key
@@ -41,39 +45,71 @@ class Release:
     like: Params
     compute: Callable[[], Params]
     public: Header
+    request: Envelope = field(repr=False)
 
 
-def release(asked: Release, *, ledger: Ledger, policy: Policy, declared: int) -> Envelope:
+def release(asked: Release, *, ledger: Ledger, policy: Judge, declared: int) -> Envelope:
     """Answer one request, or refuse it.
 
     Guarantees
         Whatever `compute` returns leaves only after its price is in the ledger for good; the same
-        key is computed once and answered with the stored bytes thereafter; a failure after the
-        reserve leaves the price in place.
+        key is computed once and answered with the stored bytes thereafter; the same key with
+        another payload is refused, answered or not; a failure after the reserve leaves the price
+        in place; nothing leaves while the site has paused or its ledger has lost entries.
 
     Raises:
         Refused: with one of a closed set of reasons, none of which depends on a patient.
+        SiteError: the ledger cannot be written: nothing was computed, or what was stays here.
     """
+    payload_hash = hashlib.sha256(asked.request.payload).hexdigest()
+    ledger.check_seen(asked.key.digest, _seen(asked.request.header))
     with ledger.transaction():  # what the policy sees is what is charged, whoever else writes
-        was_answered, stored = ledger.answered(asked.key)
-        if stored is not None:
-            return _reply(asked, stored, ledger.accounts())
-        if was_answered:
-            raise Refused(Reason.ALREADY_ANSWERED)
-        accounts = _with(ledger.accounts(), asked)
-        reason = policy.objection(
-            asked.plan, declared=declared, run=asked.key.run, accounts=accounts
-        )
-        if reason is not None:
-            raise Refused(reason)
-        entry = ledger.reserve(asked.key, delta=asked.plan.delta, events=asked.price)
+        stored = _replay(asked.key, payload_hash, ledger)
+        accounts = ledger.accounts()
+        if stored is None:
+            accounts = _with(accounts, asked)
+            reason = policy.objection(
+                asked.plan, declared=declared, run=asked.key.run, accounts=accounts
+            )
+            if reason is not None:
+                raise Refused(reason)
+            entry = ledger.reserve(
+                asked.key, delta=asked.plan.delta, events=asked.price, request=payload_hash
+            )
+    if stored is None:
+        stored = _compute(asked)
+        ledger.commit(entry, asked.key, stored)
+    return _reply(asked, stored, accounts)
+
+
+def _seen(header: Header) -> int:
+    """Return how many reserves of the study the coordinator has seen here, as it says."""
+    seen = header.get("seen", 0)
+    if type(seen) is not int or not 0 <= seen < 2**53:
+        raise Refused(Reason.MALFORMED)
+    return seen
+
+
+def _replay(key: Key, payload_hash: str, ledger: Ledger) -> bytes | None:
+    """Return the stored reply of a key that was answered, or None for one to be computed."""
+    if ledger.paused():
+        raise Refused(Reason.PAUSED)
+    if ledger.behind is not None:
+        raise Refused(Reason.LEDGER_BEHIND)
+    if ledger.request(key) not in (None, payload_hash):
+        raise Refused(Reason.CHANGED_REQUEST)
+    was_answered, stored = ledger.answered(key)
+    if was_answered and stored is None:
+        raise Refused(Reason.ALREADY_ANSWERED)
+    return stored
+
+
+def _compute(asked: Release) -> bytes:
     value = asked.compute()
     wrong = misfit(value, asked.like)
     if wrong is not None:
         raise WireError(f"the release does not fit: {wrong}", remedy="report this as a defect")
-    payload = encode(value)
-    ledger.commit(entry, asked.key, payload)
-    return _reply(asked, payload, accounts)
+    return encode(value)
 
 
 def _reply(asked: Release, payload: bytes, accounts: Iterable[Account]) -> Envelope:

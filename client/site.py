@@ -3,13 +3,20 @@
 DIR/cohort.toml      name, path of the data, declared size, split key, device
 DIR/policy.toml      budget and what is allowed
 DIR/approved/        plans, each named by its digest
+DIR/approvals/       what a board files of each approval
 DIR/ledger.sqlite    every release and its price
+DIR/keys/            the site's own key pair, and the secret of its keyed hashes
+DIR/kit/             what the coordinator gave: certificate, address, name
+DIR/models/          finished models that were delivered
 DIR/site.log         what only the hospital may see
+
+A simulated site has no keys and no kit.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +26,7 @@ from pydantic import Field, ValidationError
 from client.policy import Policy
 from common.cohort.read import CohortSource
 from common.cohort.split import SplitKind
-from common.errors import SiteError
+from common.errors import GrandroundsError, SiteError
 from common.files import write_atomic
 from common.plan import Plan, read_plan, write_plan
 from common.schema import Count, Name, Table, dump_toml, explain, read_toml
@@ -73,16 +80,41 @@ class Site:
         """Where the ledger lies."""
         return self.folder / "ledger.sqlite"
 
+    @property
+    def device(self) -> str:
+        """The device to compute on; the policy's word comes first."""
+        return self.policy.device or self.cohort.device
+
+    def plan_path(self, digest: str) -> Path | None:
+        """Return where the approved plan of that digest lies, or None where there is none."""
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            return None
+        path = self.folder / "approved" / f"{digest}.toml"
+        return path if path.is_file() else None
+
     def approved(self, digest: str) -> Plan | None:
         """Return the approved plan of that digest, or None.
 
         Raises:
             StudyError: the plan's file does not hold what its name says.
         """
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            return None
-        path = self.folder / "approved" / f"{digest}.toml"
-        return read_plan(path) if path.is_file() else None
+        path = self.plan_path(digest)
+        return None if path is None else read_plan(path)
+
+    def plans(self) -> dict[str, Plan]:
+        """Return every approved plan that can run, by its digest; see `stale` for the others."""
+        return {digest: plan for digest, plan in self._plans() if isinstance(plan, Plan)}
+
+    def stale(self) -> dict[str, GrandroundsError]:
+        """Return the approvals that no longer hold: edited, or of a version with other rules."""
+        return {digest: why for digest, why in self._plans() if not isinstance(why, Plan)}
+
+    def _plans(self) -> Iterator[tuple[str, Plan | GrandroundsError]]:
+        for path in sorted((self.folder / "approved").glob("*.toml")):
+            try:
+                yield path.stem, read_plan(path)
+            except GrandroundsError as error:
+                yield path.stem, error
 
 
 def load_site(folder: Path) -> Site:
@@ -96,7 +128,22 @@ def load_site(folder: Path) -> Site:
             f"site folder {str(folder)!r} does not exist", remedy="check the path of the site"
         )
     cohort = _read_table(folder / "cohort.toml", CohortConfig)
-    return Site(folder=folder, cohort=cohort, policy=_read_table(folder / "policy.toml", Policy))
+    return Site(folder=folder, cohort=cohort, policy=load_policy(folder))
+
+
+def load_policy(folder: Path) -> Policy:
+    """Read a site's policy.
+
+    Raises:
+        SiteError: there is none, so nothing may run, or it is malformed.
+    """
+    path = folder / "policy.toml"
+    if not path.is_file():
+        raise SiteError(
+            f"there is no policy file {str(path)!r}, so nothing runs here",
+            remedy="restore it, or write one: grandrounds site init makes a first one",
+        )
+    return _read_table(path, Policy)
 
 
 def _read_table(path: Path, table: type[T]) -> T:

@@ -21,10 +21,13 @@ DEFAULT = "folder"
 def connect(context: Context) -> Transport:
     """Return the transport that the node's configuration names under `transport`.
 
+    A node that names an `agent` means the transport to it.
+
     Raises:
         WireError: no installed transport has that name.
     """
-    return _load(str(context.node_config.get("transport", DEFAULT)))(context)
+    config = context.node_config
+    return _load(str(config.get("transport", "agent" if "agent" in config else DEFAULT)))(context)
 
 
 @cache

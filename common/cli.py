@@ -71,3 +71,7 @@ def complain(error: GrandroundsError) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"[bold red]error:[/] {escape(error.message)}")
     console.print(f"  [bold]remedy:[/] {escape(error.remedy)}")
+
+
+if __name__ == "__main__":
+    main()

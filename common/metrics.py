@@ -124,13 +124,17 @@ def auc_variance(area: float, *, positives: float, negatives: float) -> float:
     Args:
         area: The AUC.
         positives: How many patients have the disease.
-        negatives: How many have not.
+        negatives: How many have not. Less than one patient of either counts as one where further
+            patients would make pairs.
+
+    An AUC of 0 or 1 has a variance of 0 here; `common.auc` says what to do about it.
 
     >>> round(auc_variance(0.8, positives=40, negatives=60) ** 0.5, 4)
     0.0474
     """
     q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
-    spread = area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
+    more, others = max(positives - 1, 0.0), max(negatives - 1, 0.0)
+    spread = area * (1 - area) + more * (q1 - area**2) + others * (q2 - area**2)
     return spread / (positives * negatives)
 
 

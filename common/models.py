@@ -88,6 +88,7 @@ MODELS: dict[str, Callable[[ModelSpec, Shape, int], nn.Module]] = {
     "conv4": _conv4,
     "resnet18": _resnet18,
 }
+_OF_PICTURES = ("conv4", "resnet18")
 
 
 def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classifier:
@@ -103,6 +104,12 @@ def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classif
         StudyError: the model does not fit the input, or the weights file does not fit the model.
     """
     spec, shape = study.model, study.cohort.input_shape
+    if study.cohort.image is not None and study.cohort.image.maps and spec.name in _OF_PICTURES:
+        raise StudyError(
+            f"model.name is {spec.name!r}, which needs pictures, and cohort.image.maps makes a "
+            f"table of {shape[0]} numbers of each image",
+            remedy="drop cohort.image.maps, or use model.name = 'logistic' or 'mlp'",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = MODELS[spec.name](spec, shape, len(study.cohort.label.classes))

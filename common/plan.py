@@ -7,6 +7,7 @@ before anybody's data is read, so its epsilon is known beforehand and no result 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from common.files import write_atomic
 from common.privacy import accounting
 from common.privacy.events import Event, PoissonGaussian, gaussian
 from common.schema import dump_toml, read_toml
-from common.study import Study, parse_study
+from common.study import Study, most_liars, parse_study
 
 DIGEST_VERSION = 3
 
@@ -118,8 +119,9 @@ def compile_study(study: Study) -> Plan:
     """Fix the noise of a study.
 
     Raises:
-        StudyError: the target epsilon cannot be met.
+        StudyError: the target epsilon cannot be met, or the quorum cannot bear the liars.
     """
+    _check_liars(study)
     privacy = study.privacy
     if privacy is None:
         return Plan(study=study, sigma=0.0, evaluation_sigma=0.0)
@@ -128,6 +130,27 @@ def compile_study(study: Study) -> Plan:
     draft = Plan(study=study, sigma=sigma, evaluation_sigma=1.0)
     target = study.evaluation.epsilon or privacy.epsilon or draft.epsilon_after(study.rounds.count)
     return Plan(study=study, sigma=sigma, evaluation_sigma=_evaluation_sigma(draft, target))
+
+
+def _check_liars(study: Study) -> None:
+    """Refuse an aggregation that the smallest round which counts could not carry out."""
+    server, quorum = study.server, study.rounds.quorum
+    if server.liars <= most_liars(server.aggregation, quorum):
+        return
+    if server.aggregation == "mean":
+        raise StudyError(
+            f"server.liars is {server.liars}, and server.aggregation is 'mean', which bears none",
+            remedy="choose median, trimmed_mean or krum, or leave server.liars out",
+        )
+    needed = next(
+        n for n in itertools.count(quorum) if most_liars(server.aggregation, n) >= server.liars
+    )
+    raise StudyError(
+        f"server.liars is {server.liars}: {server.aggregation!r} needs {needed} hospitals in "
+        f"every round to bear that many, and rounds.quorum is {quorum}",
+        remedy=f"raise rounds.quorum to {needed}, lower server.liars, or choose another "
+        "server.aggregation",
+    )
 
 
 def _evaluation_sigma(draft: Plan, target: float) -> float:

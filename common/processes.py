@@ -15,17 +15,29 @@ import sys
 import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _STOP_S = 3.0
 _TAIL_LINES = 40
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
-# Calls a Flower command's function in a fresh Python. It ends when the program that started it
-# dies, even by kill -9: a SuperLink on its own would live on.
+# What Flower would otherwise do on its own: report to its makers, look for updates, and install
+# whatever an app asks for.
+FLOWER_SWITCHES: Mapping[str, str] = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+
+# The only settings of the machine that a process of ours inherits; secrets may stand in others.
+_INHERITED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR")
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+
+# Calls a Flower command's function, or runs a module, in a fresh Python. It ends when the program
+# that started it dies, even by kill -9: a SuperLink on its own would live on.
 _LAUNCH = """
-import importlib, os, signal, sys, threading, time
+import importlib, os, runpy, signal, sys, threading, time
 module, function, watch = sys.argv[1:4]
 sys.argv[:4] = [function.replace("_", "-")]
 def guard(parent=os.getppid()):
@@ -34,7 +46,23 @@ def guard(parent=os.getppid()):
     os.kill(os.getpid(), signal.SIGTERM)
 if watch == "watch":
     threading.Thread(target=guard, daemon=True).start()
-getattr(importlib.import_module(module), function)()
+if function:
+    getattr(importlib.import_module(module), function)()
+else:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+# The same for a program that is not Python.
+_WATCH = """
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+parent = os.getppid()
+while child.poll() is None:
+    if os.getppid() != parent:
+        child.terminate()
+    time.sleep(0.2)
+sys.exit(child.returncode)
 """
 
 
@@ -44,12 +72,57 @@ def command_line(module: str, function: str, *, watch: bool) -> list[str]:
     return [sys.executable, "-P", "-c", _LAUNCH, module, function, "watch" if watch else "-"]
 
 
-def write_shim(path: Path, *, module: str, function: str, log: Path) -> None:
-    """Make a command that calls a Flower command's function and appends what it prints to a log."""
+def module_line(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module with this very Python, until whoever starts it dies."""
+    return [sys.executable, "-P", "-c", _LAUNCH, module, "", "watch", *arguments]
+
+
+def watched_line(*command: str) -> list[str]:
+    """The command line that runs any program until whoever starts it dies."""
+    return [sys.executable, "-S", "-P", "-c", _WATCH, *command]
+
+
+def flower_environment(scratch: Path) -> dict[str, str]:
+    """The environment of Flower's commands in a deployment: little of the machine's.
+
+    Args:
+        scratch: Has the folders `home`, for what Flower keeps, and `bin`, for commands of ours that
+            it looks up on PATH.
+    """
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    for name in _PROXIES:
+        if value := os.environ.get(name, os.environ.get(name.upper())):
+            kept |= {name: value, name.upper(): value}
+    direct = ",".join(filter(None, [kept.get("no_proxy"), "127.0.0.1", "localhost"]))
+    return {
+        **kept,
+        **FLOWER_SWITCHES,
+        "PATH": f"{scratch / 'bin'}{os.pathsep}{os.defpath}",
+        "HOME": str(scratch / "home"),
+        "FLWR_HOME": str(scratch / "home"),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+        "PYTHONUNBUFFERED": "1",
+        "no_proxy": direct,
+        "NO_PROXY": direct,
+    }
+
+
+def write_shim(
+    path: Path, *, module: str, function: str, log: Path, first: Sequence[str] = ()
+) -> None:
+    """Make a command that calls a Flower command's function and appends what it prints to a log.
+
+    Args:
+        path: The command.
+        module: Of the function.
+        function: What it calls.
+        log: Takes what is printed.
+        first: A command line that may do it instead; where it fails, the function is called.
+    """
+    to_log = f'"$@" >>{shlex.quote(str(log))} 2>&1'
+    instead = f"{shlex.join(first)} {to_log} && exit 0\n" if first else ""
     command = shlex.join(command_line(module, function, watch=True))
-    path.write_text(
-        f'#!/bin/sh\nexec {command} "$@" >>{shlex.quote(str(log))} 2>&1\n', encoding="utf-8"
-    )
+    path.write_text(f"#!/bin/sh\n{instead}exec {command} {to_log}\n", encoding="utf-8")
     path.chmod(0o755)
 
 

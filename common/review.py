@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from common.plan import Plan
 from common.privacy import accounting
+from common.study import Aggregation, most_liars
 
 _LEARNERS = {
     "reptile": "Reptile",
@@ -105,7 +106,52 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
     return (
         "its name and its declared size, a rounded count that it chooses and publishes",
         f"after each round the change of the weights, {noise}",
+        _combined(plan),
         f"at the end {histograms} of scores by outcome ({study.evaluation.bins} bins), {counts}",
+    )
+
+
+def _combined(plan: Plan) -> str:
+    """Say what the coordinator makes of the changes of all hospitals."""
+    server = plan.study.server
+    # FedAvg and FedProx have their server's step in their definition; only Reptile's is open.
+    is_declared = plan.study.learner.name != "reptile" or server.weights == "declared"
+    weighted = "weighted by declared size" if is_declared else "all with the same weight"
+    ways = {
+        "mean": f"takes the mean of all hospitals' changes, {weighted}",
+        "median": "takes the median of all hospitals' changes, weight by weight; "
+        "declared sizes do not count",
+        "trimmed_mean": "leaves out, weight by weight, the smallest and the largest "
+        f"{server.liars} of all hospitals' changes and takes the mean of the others; declared "
+        "sizes do not count",
+        "krum": "takes the one hospital's change that is nearest to most others (Krum); declared "
+        "sizes do not count",
+    }
+    bound = server.norm_bound
+    scaled = "" if bound is None else f", after scaling each down to an L2 norm of {bound:g}"
+    return f"the coordinator {ways[server.aggregation]}{scaled}"
+
+
+def bears(plan: Plan, members: int) -> str:
+    """Say how many lying hospitals the study's aggregation bears, and the others would.
+
+    Args:
+        plan: The compiled study.
+        members: How many hospitals take part.
+
+    Returns:
+        One sentence, for the coordinator.
+    """
+    server = plan.study.server
+    most = max(0, most_liars(server.aggregation, members))
+    borne = server.liars if server.aggregation in ("trimmed_mean", "krum") else most
+    others = ", ".join(
+        f"{name} {max(0, most_liars(name, members))}" for name in get_args(Aggregation)
+    )
+    bound = "" if server.norm_bound is None else f", norms bounded by {server.norm_bound:g}"
+    return (
+        f"aggregation {server.aggregation}{bound}: bears {min(borne, most)} lying of {members} "
+        f"hospitals (at most: {others})"
     )
 
 

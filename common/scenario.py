@@ -137,7 +137,7 @@ class LeaveOneOut(Table):
         prior: Strength of the prior around the shared weights, for the adapted arms.
     """
 
-    shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 16, 32)
+    shots: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 16, 32)
     draws: Count = 30
     weak_prior: Positive = 3.0
     strong_prior: Positive = 10.0
@@ -215,6 +215,7 @@ class Simulation(Table):
         loho: For `sim loho`.
         published: Figures of others for the same hospitals; `sim run` shows them beside its own.
         engine: What carries the messages, as `--engine` said it.
+        command: Of `grandrounds sim`, by which a run folder was begun: only that one goes on in it.
         data: The folder that the sites' paths start from, as `--data` or GRANDROUNDS_DATA gave it.
         sites: Hospitals with files of their own.
         partition: Or a public data set cut into hospitals.
@@ -234,6 +235,7 @@ class Simulation(Table):
     loho: LeaveOneOut = LeaveOneOut()
     published: Published | None = None
     engine: Literal["inprocess", "flower"] = "inprocess"
+    command: Literal["run", "loho"] | None = None
     data: Path | None = None
     sites: dict[Name, SimulatedSite] = Field(default_factory=dict)
     partition: Partition | None = None

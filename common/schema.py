@@ -72,12 +72,23 @@ def explain(error: ValidationError, origin: str) -> StudyError:
         message, remedy = f"unknown key {field!r}", "remove it, or check its spelling and its table"
     elif first["type"] == "missing":
         message, remedy = f"{field!r} is missing", f"add it to {_place(first['loc'][:-1])}"
+    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        message, remedy = _of_kind(field, first["ctx"])
     elif first["type"] == "value_error":
         message, remedy = f"{field}: {first['ctx']['error']}", f"mend {field}"
     else:
         message = f"{field} is {_short.repr(first['input'])}: {_plain(first['msg'])}"
         remedy = _REMEDIES.get(first["type"], "give a value within those bounds")
     return StudyError(f"{origin}: {message}{more}", remedy=remedy)
+
+
+def _of_kind(field: str, context: dict[str, str]) -> tuple[str, str]:
+    """Say which kinds of table there may be, where one says another or none."""
+    key = context["discriminator"].strip("'")
+    if "tag" not in context:
+        return f"'{field}.{key}' is missing", f"say the {key} of {field}"
+    kinds = context["expected_tags"].replace(", ", " or ")
+    return f"{field}.{key} is {context['tag']!r}: it should be {kinds}", "use one of those"
 
 
 _REMEDIES = {

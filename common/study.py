@@ -6,6 +6,7 @@ A study names what the installed package knows; nothing in it is executed. Every
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ from common.cohort.schema import Label as Label
 from common.errors import StudyError
 from common.scenario import Simulation
 from common.schema import Count, Fraction, Name, Positive, Table, explain, read_toml
+
+Aggregation = Literal["mean", "median", "trimmed_mean", "krum"]
 
 
 class ModelSpec(Table):
@@ -56,21 +59,67 @@ class LearnerSpec(Table):
 
 
 class ServerSpec(Table):
-    """The outer step: how the coordinator turns the hospitals' deltas into new shared weights."""
+    """The outer step: how the coordinator turns the hospitals' deltas into new shared weights.
+
+    Attributes:
+        aggregation: 'mean' by `weights`, or what bears lying hospitals and gives each the same
+            weight: 'median' and 'trimmed_mean' (Yin et al. 2018), 'krum' (Blanchard et al. 2017).
+        liars: f, how many lying hospitals to bear.
+        norm_bound: A delta of a larger L2 norm is scaled down to it (Sun et al. 2019, "Can you
+            really backdoor federated learning?").
+    """
 
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     learning_rate: Positive = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     weights: Literal["declared", "equal"] = "declared"
+    aggregation: Aggregation = "mean"
+    liars: Annotated[int, Field(ge=0, strict=True)] = 0
+    norm_bound: Positive | None = None
+
+    @model_validator(mode="after")
+    def _trims_something(self) -> ServerSpec:
+        if self.aggregation == "trimmed_mean" and self.liars == 0:
+            raise ValueError(
+                "aggregation is 'trimmed_mean' and liars is 0, so nothing would be trimmed: "
+                "give liars, how many lying hospitals to bear"
+            )
+        return self
+
+
+def most_liars(aggregation: Aggregation, members: int) -> int:
+    """Return how many lying hospitals an aggregation bears; below 0 where it needs more members.
+
+    A mean bears none, whatever bounds its norms. The median and the trimmed mean need an honest
+    majority; Krum needs n >= 2 f + 3 (Blanchard et al. 2017, section 4).
+
+    >>> [most_liars(a, 5) for a in ("mean", "median", "trimmed_mean", "krum")]
+    [0, 2, 2, 1]
+    """
+    return _MOST_LIARS[aggregation](members)
+
+
+_MOST_LIARS: dict[str, Callable[[int], int]] = {
+    "mean": lambda members: 0,
+    "median": lambda members: (members - 1) // 2,
+    "trimmed_mean": lambda members: (members - 1) // 2,
+    "krum": lambda members: (members - 3) // 2,
+}
 
 
 class RoundsSpec(Table):
-    """How often, with how many hospitals at least, and how long to wait for them."""
+    """How often, with how many hospitals at least, and how long to wait for them.
+
+    Attributes:
+        deadline_s: How long one attempt at a round waits for answers.
+        retries: How often a round below the quorum asks those who are missing again.
+    """
 
     count: Count
     quorum: Count = 2
     deadline_s: Positive = 600.0
+    retries: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
 
 
 class PrivacySpec(Table):

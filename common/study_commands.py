@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,21 +29,26 @@ def _group() -> None:
     pass
 
 
-@app.command(epilog="Example: grandrounds study check simulations/studies/heart.toml")
+@app.command(epilog="Example: grandrounds study check heart")
 def check(
-    study: Annotated[Path, typer.Argument(help="The study file (TOML).")],
+    study: Annotated[
+        str,
+        typer.Argument(help="A study file, or the name of a study that comes with grandrounds."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print plain values instead.")] = False,
 ) -> None:
     """Say in plain words what each hospital would compute, release, and spend."""
     with importing():
+        from common.embedded import find_study
         from common.models import build
         from common.plan import compile_study
         from common.privacy.engine import check_compatible
         from common.review import review
         from common.study import load_study
 
-    plan = compile_study(load_study(study))
-    check_compatible(build(plan.study, folder=study.parent))
+    path = find_study(study)
+    plan = compile_study(load_study(path))
+    check_compatible(build(plan.study, folder=path.parent))
     found = review(plan)
     if as_json:
         typer.echo(json.dumps(found.to_json(plan), indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,31 +13,58 @@ from flwr.serverapp import Grid, ServerApp
 from common.errors import GrandroundsError, RunError, is_disk_full
 from common.models import initial_params
 from common.plan import read_plan
-from server.rounds import Federation, run
+from server.delivery import deliver
+from server.federation import LOG, Federation, enrolled_at
+from server.rounds import run
 from server.store import Store
+
+MODES = ("run", "deliver")
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the job that the run configuration names.
+    """Run the job that the run configuration names, or deliver its model.
 
     `run-dir` is the run folder, `plan` the compiled study in it, `job` the job's name, `seed` the
-    seed of the initial weights and `nodes` how many hospitals are expected (0: start at the
-    quorum). How it ended is in the run store.
+    seed of the initial weights, `nodes` how many hospitals are expected (0: start at the quorum)
+    and `mode` 'run' or 'deliver'. How a run ended is in the run store; a delivery leaves that as
+    it is.
     """
     config = context.run_config
     run_dir, job = Path(str(config["run-dir"])), str(config["job"])
     plan, seed = read_plan(Path(str(config["plan"]))), int(config["seed"])
+    mode = str(config.get("mode") or MODES[0])
+    if mode not in MODES:
+        raise RunError(f"mode is {mode!r}", remedy=f"give one of {', '.join(MODES)}")
+    if type(grid).__module__.startswith("flwr."):
+        _log_to_terminal()
+    # A simulation's nodes are enrolled nowhere.
+    folder = None if config.get("sites-dir") else run_dir.parent.parent
     store = Store(run_dir)
     try:
+        federation = Federation(
+            grid, plan, job, store, run_dir, expected=int(config["nodes"]),
+            enrolled=lambda: enrolled_at(folder),
+        )  # fmt: skip
+        if mode == "deliver":
+            deliver(federation)
+            return
         store.start(job, digest=plan.digest, code=str(Path(__file__).parent))
         with _recorded(store, job):
-            federation = Federation(grid, plan, job, store, run_dir, expected=int(config["nodes"]))
             run(federation, lambda: initial_params(plan.study, seed=seed, folder=run_dir))
     finally:
         store.close()
+
+
+def _log_to_terminal() -> None:
+    """Show what happens in the log of Flower's process; nobody else sets up logging there."""
+    if not LOG.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOG.addHandler(handler)
+        LOG.setLevel(logging.INFO)
 
 
 @contextmanager

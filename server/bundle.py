@@ -24,6 +24,7 @@ APP_CONFIG: Mapping[str, Scalar] = {
     "nodes": 0,
     "job": "main",
     "sites-dir": "",
+    "mode": "run",
 }
 
 

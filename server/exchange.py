@@ -15,7 +15,12 @@ from common.wire import Envelope, pack, unpack
 
 POLL_S = 0.05  # Flower's own loop waits 3 s
 
-_TYPES = {"join": MessageType.QUERY, "train": MessageType.TRAIN, "evaluate": MessageType.EVALUATE}
+_TYPES = {
+    "join": MessageType.QUERY,
+    "train": MessageType.TRAIN,
+    "evaluate": MessageType.EVALUATE,
+    "deliver": MessageType.QUERY,
+}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_REASON = 300
 
@@ -25,8 +30,8 @@ class Answer:
     """What one node made of a request.
 
     Attributes:
-        status: 'ok', 'refused' (the site said no), 'failed' (no readable answer came) or 'silent'
-            (nothing came before the deadline).
+        status: 'ok', 'refused' (the site said no), 'failed' (no readable answer came), 'silent'
+            (nothing came before the deadline) or, later, 'dropped' (it came and does not count).
         reason: Why, where it is not ok.
     """
 
@@ -50,7 +55,17 @@ def plain(text: str) -> str:
     return text.encode("utf-8", "replace").decode()[:_LONGEST_REASON]
 
 
-_UNKNOWN = Answer("failed", "the node is gone")
+GONE = Answer("failed", "the node is gone")
+
+Follow = Callable[[int, Answer], Envelope | None]
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A message on its way: to whom, and how long it is waited for, from the start."""
+
+    node: int
+    limit_s: float
 
 
 def ask(
@@ -58,6 +73,8 @@ def ask(
     requests: Mapping[int, Envelope],
     *,
     deadline_s: float,
+    join_s: float | None = None,
+    follow: Follow = lambda node, answer: None,
     clock: Callable[[], float] = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
 ) -> dict[int, Answer]:
@@ -67,25 +84,47 @@ def ask(
         grid: Where the nodes are.
         requests: Node id -> request.
         deadline_s: How long to wait.
+        join_s: How long to wait for an answer to a join, where that is less.
+        follow: Gets each answer as it comes, and may return the next request to that node.
         clock: Monotonic seconds; a test passes its own.
         wait: Sleeps for some seconds; a test passes its own.
 
     Returns:
-        Node id -> answer, one for every request.
+        Node id -> its last answer, one for every request.
     """
+    limits = {"join": deadline_s if join_s is None else min(join_s, deadline_s)}
     # Flower gives error replies of its own a source of 1: only the id they reply to tells the node.
-    waiting = {i: node for node, asked in requests.items() for i in _push(grid, node, asked)}
-    answers = {node: _UNKNOWN for node in requests if node not in waiting.values()}
-    end = clock() + deadline_s
-    while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            answers[waiting.pop(reply.metadata.reply_to_message_id)] = _read(reply)
-        if waiting:
-            if clock() >= end:
-                break
-            wait(POLL_S)
-    silent = Answer("silent", f"no answer within {deadline_s:g} s")
-    return {node: answers.get(node, silent) for node in requests}
+    waiting: dict[str, _Sent] = {}
+    answers: dict[int, Answer] = {}
+    to_send, start = dict(requests), clock()
+    while to_send or waiting:
+        for node, asked in to_send.items():
+            limit_s = limits.get(asked.header["kind"], deadline_s)
+            waiting |= dict.fromkeys(_push(grid, node, asked), _Sent(node, limit_s))
+            answers[node] = GONE  # until it answers, or as long as it is waited for
+        to_send = {}
+        for reply in grid.pull_messages(list(waiting)) if waiting else ():
+            sent = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if sent is None:
+                continue  # an answer to nothing that was asked
+            answers[sent.node] = _read(reply)
+            following = follow(sent.node, answers[sent.node])
+            to_send |= {sent.node: following} if following is not None else {}
+        if waiting and not to_send:
+            waiting = _still_waited_for(waiting, answers, elapsed_s=clock() - start)
+            if waiting:
+                wait(POLL_S)
+    return answers
+
+
+def _still_waited_for(
+    waiting: dict[str, _Sent], answers: dict[int, Answer], *, elapsed_s: float
+) -> dict[str, _Sent]:
+    """Return those whose time is not up; the others are silent."""
+    for sent in waiting.values():
+        if elapsed_s >= sent.limit_s:
+            answers[sent.node] = Answer("silent", f"no answer within {sent.limit_s:g} s")
+    return {i: sent for i, sent in waiting.items() if elapsed_s < sent.limit_s}
 
 
 def _push(grid: Grid, node: int, asked: Envelope) -> list[str]:
@@ -96,7 +135,7 @@ def _push(grid: Grid, node: int, asked: Envelope) -> list[str]:
         message_type=_TYPES[asked.header["kind"]],
         group_id=str(asked.header["round"]),
     )
-    return list(grid.push_messages([message]))
+    return [i for i in grid.push_messages([message]) if i]  # Flower's own grid says "" or None
 
 
 def _read(reply: Message) -> Answer:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.errors import RunError
+from common.errors import RunError, StudyError
 from common.files import write_atomic
 from common.report.loho_page import loho_html
 from common.report.loho_values import LEAVE_ONE_OUT
 from common.report.model_card import model_card
 from common.report.page import report_html
+from common.schema import read_toml
 
 METRICS = "metrics.json"
 
@@ -38,21 +39,30 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
         RunError: there are none, or they are malformed.
     """
     path = run_dir / METRICS
+    resume = _resume(run_dir)
     try:
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(
             f"{str(run_dir)!r} holds no {METRICS}",
-            remedy="give the folder of a finished run; grandrounds sim run --resume finishes one",
+            remedy=f"give the folder of a finished run; {resume} finishes one",
         ) from None
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{str(path)!r} cannot be read: {error}",
-            remedy="write it again with grandrounds sim run --resume",
+            f"{str(path)!r} cannot be read: {error}", remedy=f"write it again with {resume}"
         ) from None
     if not isinstance(metrics, dict) or not metrics.keys() & {"arms", "held_out"}:
         raise RunError(
             f"{str(path)!r} does not hold the metrics of a run",
-            remedy="write it again with grandrounds sim run --resume",
+            remedy=f"write it again with {resume}",
         )
     return metrics
+
+
+def _resume(run_dir: Path) -> str:
+    """Return the command that goes on with what a folder holds, or both where it does not say."""
+    try:
+        study = read_toml(run_dir / "study.toml", what="study")
+        return f"grandrounds sim {study['simulation']['command']} --resume {run_dir}"
+    except (StudyError, KeyError, TypeError):
+        return f"grandrounds sim run --resume {run_dir} (or sim loho, if that began it)"

@@ -33,7 +33,7 @@ def run_metrics(plan: Plan, run_dir: Path, job: str, *, seconds: float) -> dict[
     Nothing of it is exact: what is not released through a hospital's gate is not known here.
     """
     store, name = Store(run_dir), plan.study.learner.name
-    released = released_of(plan, store, job)
+    released, row = released_of(plan, store, job), store.job(job)
     result = {
         **what_ran(plan, run_dir, main_arm=name, split=_SPLIT, seconds=seconds),
         "engine": DEPLOYED,
@@ -55,7 +55,7 @@ def run_metrics(plan: Plan, run_dir: Path, job: str, *, seconds: float) -> dict[
         "missed": store.missed(job),
         "curves": {},
         "pooled_private": pooled_of(released),
-        "remarks": [],
+        "remarks": [row["remark"]] if row and row["remark"] else [],
         "published": None,
     }
     store.close()

@@ -5,83 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from common.errors import RunError
+from server.tables import TOOK_PART as TOOK_PART
+from server.tables import Introduction as Introduction
+from server.tables import Past as Past
+from server.tables import Reply as Reply
+from server.tables import histograms, jobs, members, metadata, replies, rounds
 
-SCHEMA_VERSION = 1
-
-metadata = sa.MetaData()
-jobs = sa.Table(
-    "jobs",
-    metadata,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),  # running, finished, failed, interrupted
-    sa.Column("message", sa.Text, nullable=False, default=""),
-    sa.Column("remedy", sa.Text, nullable=False, default=""),
-    sa.Column("code", sa.Text, nullable=False, default=""),  # where the code that ran lay
-)
-members = sa.Table(
-    "members",
-    metadata,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("site", sa.Text, primary_key=True),
-    sa.Column("declared", sa.Integer),
-    sa.Column("status", sa.Text, nullable=False),  # took part, or why not
-)
-rounds = sa.Table(
-    "rounds",
-    metadata,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("replies", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-)
-replies = sa.Table(
-    "replies",
-    metadata,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("phase", sa.Text, primary_key=True),
-    sa.Column("site", sa.Text, primary_key=True),
-    sa.Column("status", sa.Text, nullable=False),  # ok, refused, failed, silent
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("epsilon", sa.Float),  # null where it is infinite
-    sa.Column("reserves", sa.Integer),
-)
-histograms = sa.Table(
-    "histograms",
-    metadata,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("site", sa.Text, primary_key=True),
-    sa.Column("sigma", sa.Float, nullable=False),
-    sa.Column("counts", sa.Text, nullable=False),  # JSON, (histograms, 2, bins)
-)
-
-
-@dataclass(frozen=True)
-class Introduction:
-    """Who a site says it is, and whether it took part or why not."""
-
-    site: str
-    declared: int | None
-    status: str
-
-
-@dataclass(frozen=True)
-class Reply:
-    """How one site answered one request."""
-
-    site: str
-    status: str
-    reason: str = ""
-    epsilon: float | None = None
-    reserves: int | None = None
+SCHEMA_VERSION = 2
 
 
 class Store:
@@ -127,9 +64,10 @@ class Store:
                     f"{before[:12]}..., not {digest[:12]}...",
                     remedy="resume with the study it was started with, or start a new run",
                 )
-            db.execute(sa.delete(members).where(members.c.job == job))  # they introduce themselves
+            left_out = members.c.status != TOOK_PART  # they introduce themselves anew
+            db.execute(sa.delete(members).where(members.c.job == job, left_out))
             row = {"job": job, "digest": digest, "status": "running", "code": code}
-            _upsert(db, jobs, {**row, "message": "", "remedy": ""})
+            _upsert(db, jobs, {**row, "message": "", "remedy": "", "remark": ""})
 
     def end(self, job: str, *, status: str, message: str = "", remedy: str = "") -> None:
         """Record how a job ended: finished, failed or interrupted."""
@@ -137,21 +75,48 @@ class Store:
         with self._open() as db:
             db.execute(sa.update(jobs).where(jobs.c.job == job).values(**values))
 
-    def introduce(self, job: str, sites: Sequence[Introduction]) -> None:
-        """Record who takes part and who does not, and why, in one transaction."""
+    def remark(self, job: str, text: str) -> None:
+        """Record what the report should say of a job."""
         with self._open() as db:
-            _upsert(db, members, *({"job": job, **asdict(s)} for s in sites))
+            db.execute(sa.update(jobs).where(jobs.c.job == job).values(remark=text))
+
+    def introduce(self, job: str, sites: Sequence[Introduction]) -> None:
+        """Record who takes part and who does not, and why, in one transaction.
+
+        A site that took part stays a member: rounds that it refuses later say so themselves.
+        """
+        with self._open() as db:
+            took_part = (members.c.job == job) & (members.c.status == TOOK_PART)
+            known = set(db.execute(sa.select(members.c.site).where(took_part)).scalars())
+            news = [s for s in sites if s.takes_part or s.site not in known]
+            old = members.c.node.in_([s.node for s in news if s.node])  # it may have no name yet
+            left_out = members.c.status != TOOK_PART
+            db.execute(sa.delete(members).where(members.c.job == job, left_out, old))
+            _upsert(db, members, *({"job": job, **asdict(s)} for s in news))
 
     def round(
-        self, job: str, *, number: int, phase: str, answers: Sequence[Reply], seconds: float
+        self,
+        job: str,
+        *,
+        number: int,
+        phase: str,
+        answers: Sequence[Reply],
+        seconds: float,
+        clipped: int = 0,
     ) -> None:
-        """Record who answered a round, in one transaction."""
+        """Record who answered a round, in one transaction; a round repeated replaces itself."""
         with self._open() as db:
             key = {"job": job, "round": number}
+            gone = replies.c.site.not_in([a.site for a in answers]) & (replies.c.status == "ok")
+            here = (replies.c.job == job) & (replies.c.round == number) & (replies.c.phase == phase)
+            absent = {"status": "absent", "reason": "the round was repeated without it"}
+            db.execute(sa.update(replies).where(here, gone).values(**absent))
             _upsert(db, replies, *({**key, "phase": phase, **asdict(a)} for a in answers))
             if phase == "train":
                 good = sum(a.status == "ok" for a in answers)
-                _upsert(db, rounds, {**key, "replies": good, "seconds": seconds})
+                _upsert(
+                    db, rounds, {**key, "replies": good, "seconds": seconds, "clipped": clipped}
+                )
 
     def histogram(self, job: str, *, site: str, sigma: float, counts: Any) -> None:
         """Record a site's noisy histogram, nested lists of (histograms, 2, bins)."""
@@ -182,6 +147,51 @@ class Store:
         """Return every answer of a job, in the order of rounds and sites."""
         order = (replies.c.round, replies.c.phase, replies.c.site)
         return self._select(sa.select(replies).where(replies.c.job == job).order_by(*order))
+
+    def missed(self, job: str) -> list[dict[str, Any]]:
+        """Return which site missed which phase of which round, and why.
+
+        Returns:
+            Rows of round, phase, site, status and reason, in that order. A site that joined late
+            is absent from the training rounds before.
+        """
+        every = self.replies(job)
+        names = ("round", "phase", "site", "status", "reason")
+        rows = [{n: r[n] for n in names} for r in every if r["status"] != "ok"]
+        here = {r["site"] for r in every if r["phase"] == "train" and r["status"] != "absent"}
+        answered = {(r["round"], r["site"]) for r in every if r["phase"] == "train"}
+        for row in self.rounds(job):
+            for site in here - {s for number, s in answered if number == row["round"]}:
+                values = (row["round"], "train", site, "absent", "it had not joined")
+                rows.append(dict(zip(names, values, strict=True)))
+        return sorted(rows, key=lambda r: tuple(r[n] for n in names))
+
+    def past(self, job: str, *, number: int, phase: str) -> Past:
+        """Return what was had from a job's sites so far, for one phase of one round."""
+        had = (replies.c.job == job) & replies.c.reserves.is_not(None)
+        best = sa.select(
+            replies.c.site,
+            sa.func.max(replies.c.reserves).label("reserves"),
+            sa.func.max(sa.func.coalesce(replies.c.epsilon, 0.0)).label("epsilon"),
+        ).where(had).group_by(replies.c.site)  # fmt: skip
+        this = (replies.c.round == number) & (replies.c.phase == phase)
+        answered = self._select(sa.select(replies.c.site).where(had, this))
+        return Past(
+            {r["site"]: (r["reserves"], r["epsilon"]) for r in self._select(best)},
+            frozenset(r["site"] for r in answered),
+        )
+
+    def deltas_before(
+        self, job: str, number: int, fingerprints: Sequence[str]
+    ) -> dict[str, tuple[int, str]]:
+        """Return those fingerprints that deltas of earlier rounds had, with round and site."""
+        known = [f for f in fingerprints if f]
+        if not known:
+            return {}
+        query = sa.select(replies.c.fingerprint, replies.c.round, replies.c.site).where(
+            replies.c.job == job, replies.c.round < number, replies.c.fingerprint.in_(known)
+        )
+        return {r["fingerprint"]: (r["round"], r["site"]) for r in self._select(query)}
 
     def histograms(self, job: str) -> dict[str, tuple[float, Any]]:
         """Return (sigma, counts) for each site of a job."""

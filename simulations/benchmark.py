@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.embedded import find_study
 from common.schema import dump_toml
 from common.study import Study, load_study, parse_study
 from server.store import Store
-from simulations.settings import find_study
 
 HOSPITALS, ROUNDS, REPEATS = 64, 20, 3
 

@@ -119,9 +119,9 @@ def _session(
         from simulations.settings import resume_settings, start_settings
 
     if resume is not None:
-        settings = resume_settings(resume, study=study, out=out, options=options)
+        settings = resume_settings(resume, command=command, study=study, out=out, options=options)
     else:
-        settings = start_settings(study, out=out, options=options)
+        settings = start_settings(study, command=command, out=out, options=options)
     work = {"run": COMPARISON, "loho": LEAVE_ONE_OUT}[command]
     metrics = run_session(settings, work, Console(stderr=True, highlight=False, soft_wrap=True))
     if as_json:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from simulations.datasets import DataFile, Dataset
+    from simulations.datasets import ByHand, DataFile, Dataset
     from simulations.fetch import Meter
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -43,13 +43,14 @@ def list_sets(
     with importing():
         from rich.console import Console
 
-        from simulations.datasets import DATASETS
+        from simulations.datasets import BY_HAND, DATASETS
 
+    everything: tuple[Dataset | ByHand, ...] = (*DATASETS, *BY_HAND)
     if as_json:
-        sets = [_described(dataset, data) for dataset in DATASETS]
+        sets = [_described(dataset, data) for dataset in everything]
         typer.echo(json.dumps({"folder": str(data), "sets": sets}, indent=2))
         return
-    Console(highlight=False).print(_table(DATASETS, data))
+    Console(highlight=False).print(_table(everything, data))
 
 
 @app.command(epilog="Example: grandrounds data fetch heart --to DATA")
@@ -104,9 +105,14 @@ def _progress(console: Console) -> Iterator[Meter]:
         yield show
 
 
-def _described(dataset: Dataset, folder: Path) -> dict[str, Any]:
-    from simulations.datasets import file_state
+def _described(dataset: Dataset | ByHand, folder: Path) -> dict[str, Any]:
+    from simulations.datasets import ByHand, file_state, hand_state, studies_of
 
+    keys = ("name", "title", "count", "unit", "licence", "home", "cite")
+    described = {key: getattr(dataset, key) for key in keys} | {"studies": studies_of(dataset)}
+    if isinstance(dataset, ByHand):
+        made = [{"path": path, "state": hand_state(path, folder)} for path in dataset.paths]
+        return described | {"by_hand": list(dataset.how), "bytes": None, "files": made}
     files = [
         {
             "path": file.path,
@@ -117,19 +123,20 @@ def _described(dataset: Dataset, folder: Path) -> dict[str, Any]:
         }
         for file in dataset.files
     ]
-    described = {
-        key: getattr(dataset, key)
-        for key in ("name", "title", "count", "unit", "licence", "home", "cite")
-    }
-    return described | {"bytes": dataset.size, "files": files}
+    return described | {"by_hand": None, "bytes": dataset.size, "files": files}
 
 
-def _table(datasets: tuple[Dataset, ...], folder: Path) -> Table:
+def _table(datasets: tuple[Dataset | ByHand, ...], folder: Path) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    caption = escape(f"looked in {folder}; fetch one with: grandrounds data fetch NAME")
+    from simulations.datasets import Dataset, studies_of
+
+    caption = escape(
+        f"looked in {folder}; fetch one with: grandrounds data fetch NAME, which says how to get "
+        "one by hand"
+    )
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("title")
@@ -137,23 +144,27 @@ def _table(datasets: tuple[Dataset, ...], folder: Path) -> Table:
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("licence", no_wrap=True)
     table.add_column("found", overflow="fold")
+    table.add_column("studies")
     for dataset in datasets:
         size = f"{dataset.count:,} {dataset.unit}"
-        found = escape(_found(dataset, folder))
-        row = (dataset.name, dataset.title, size, _bytes(dataset.size), dataset.licence, found)
-        table.add_row(*row)
+        volume = _bytes(dataset.size) if isinstance(dataset, Dataset) else "by hand"
+        found, studies = escape(_found(dataset, folder)), ", ".join(studies_of(dataset)) or "-"
+        table.add_row(dataset.name, dataset.title, size, volume, dataset.licence, found, studies)
     return table
 
 
-def _found(dataset: Dataset, folder: Path) -> str:
-    from simulations.datasets import file_state
+def _found(dataset: Dataset | ByHand, folder: Path) -> str:
+    from simulations.datasets import ByHand, file_state, hand_state
 
-    states = [file_state(file, folder) for file in dataset.files]
+    if isinstance(dataset, ByHand):
+        states: list[str] = [hand_state(path, folder) for path in dataset.paths]
+    else:
+        states = [file_state(file, folder) for file in dataset.files]
     if "differs" in states:
         return "differs"
-    here = states.count("correct")
+    here = states.count("correct") + states.count("present")
     if here == len(states):
-        return str(Path(dataset.files[0].path).parent)
+        return str(Path(dataset.paths[0]).parent)
     if here:
         return f"{here} of {len(states)} files"
     return "begun" if "partial" in states else "-"

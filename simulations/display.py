@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from common.report.loho_values import averaged
+
 _SHORT = {"pooled_recalibrated": "pooled recalib."}
 
 
@@ -33,10 +35,10 @@ def print_leave_one_out(console: Console, metrics: Mapping[str, Any]) -> None:
 
 
 def _left_out(metrics: Mapping[str, Any], shots: str) -> Table:
-    sites = len(metrics["held_out"])
+    over = averaged(metrics, int(shots))
     table = Table(
         title=f"A hospital that took no part, {shots} labelled patients",
-        caption=f"mean over {sites} hospitals; slope: of calibration; pooled: random effects, 95 %",
+        caption=f"mean over {over}; slope: of calibration; pooled: random effects, 95%",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -121,7 +123,7 @@ def _sites(metrics: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"Hospitals: {main} and local",
         box=SIMPLE_HEAD,
-        caption=f"released: {_noisy(metrics)}first seed, 95 % interval",
+        caption=f"released: {_noisy(metrics)}first seed, 95% interval",
         padding=(0, 1, 0, 0),
     )
     table.add_column("hospital", no_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -43,9 +43,10 @@ def fetch(
             for index, file in enumerate(missing):
                 say(f"{file.path}: fetching {file.url}")
                 try:
-                    _fetch_file(client, file, folder / file.path, meter)
+                    with _no_empty_folders(folder / file.path):
+                        _fetch_file(client, file, folder / file.path, meter)
                 except httpx.HTTPError as error:
-                    raise _lost(error, missing[index:], folder) from None
+                    raise _lost(error, missing[index:], folder, home=dataset.home) from None
                 except OSError as error:
                     raise _not_written(error, folder / file.path) from None
                 say(f"{file.path}: {file.size:,} bytes, {file.algorithm} correct")
@@ -79,6 +80,18 @@ def _client() -> httpx.Client:
             f"the network settings of the environment cannot be used: {error}",
             remedy="check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
         ) from None
+
+
+@contextmanager
+def _no_empty_folders(path: Path) -> Iterator[None]:
+    """Take away the folders that were made for a file of which nothing came."""
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        yield
+    finally:
+        for parent in made:
+            with suppress(OSError):  # something is in it
+                parent.rmdir()
 
 
 def _fetch_file(client: httpx.Client, file: DataFile, path: Path, meter: Meter) -> None:
@@ -166,7 +179,9 @@ def _other_file(file: DataFile, sent: str) -> RunError:
     )
 
 
-def _lost(error: httpx.HTTPError, missing: Sequence[DataFile], folder: Path) -> RunError:
+def _lost(
+    error: httpx.HTTPError, missing: Sequence[DataFile], folder: Path, *, home: str
+) -> RunError:
     file = missing[0]
     host, reason = httpx.URL(file.url).host, str(error) or type(error).__name__
     if isinstance(error, httpx.HTTPStatusError):
@@ -181,6 +196,9 @@ def _lost(error: httpx.HTTPError, missing: Sequence[DataFile], folder: Path) -> 
     if part.exists():
         kept = f"the {part.stat().st_size:,} of {file.size:,} bytes that came are kept in {part}"
     again = "fetch again when the network is there"
+    if isinstance(error, httpx.HTTPStatusError):
+        # Resuming or a better network would not help where the file is not, or not for us.
+        again = f"see at {home} whether the file has moved, or fetch again later"
     if "CERTIFICATE" in reason:
         again = "name your organisation's certificates in SSL_CERT_FILE and fetch again"
     lines = [f"{again} (what is kept is not fetched twice), or fetch by hand, also on another"]

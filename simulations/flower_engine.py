@@ -23,9 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from common.errors import EngineError
-from common.processes import Tail, command_line, end_group, last_lines, write_shim
+from common.processes import (
+    FLOWER_SWITCHES,
+    Tail,
+    command_line,
+    end_group,
+    last_lines,
+    write_shim,
+)
 from server.bundle import Scalar, check_run
-from simulations.flower_link import answers, run_status, submit, write_connection
+from server.superlink import SuperLink, write_connection
+from simulations.flower_link import submit
 
 if TYPE_CHECKING:
     from flwr.proto.run_pb2 import RunStatus
@@ -52,7 +60,7 @@ class FlowerRuntime:
         self._cpus = cpus or os.cpu_count() or 1
         self._children: list[subprocess.Popen[bytes]] = []
         self._busy = False
-        self._url = ""
+        self._link = SuperLink("")
         self._ray_dir: Path | None = None
 
     @property
@@ -86,8 +94,9 @@ class FlowerRuntime:
             log=self.log_path,
         )
         port = _free_port()
-        address, self._url = f"{_HOST}:{port}", f"http://{_HOST}:{port}"
-        write_connection(self.home, address)
+        address = f"{_HOST}:{port}"
+        self._link = SuperLink(f"http://{address}")
+        write_connection(self.home, self._link)
         serve = ("--simulation", "--isolation", "process", "--host", _HOST, "--port", str(port))
         try:
             self._spawn("flwr.superlink.cli", "flower_superlink", *serve, quiet=True)
@@ -162,9 +171,7 @@ class FlowerRuntime:
             "no_proxy": direct,
             "NO_PROXY": direct,
             "FLWR_HOME": str(self.home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            **FLOWER_SWITCHES,
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             "RAY_TMPDIR": str(self._ray_dir),
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -193,7 +200,7 @@ class FlowerRuntime:
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
             self._check_alive()
-            if answers(self._url):
+            if self._link.answers():
                 return
             time.sleep(0.05)
         raise EngineError(
@@ -230,7 +237,7 @@ class FlowerRuntime:
     def _status(self, run_id: int) -> RunStatus:
         """How a run is doing."""
         try:
-            return run_status(self._url, run_id)
+            return self._link.run_status(run_id)
         except OSError as error:
             self._check_alive()
             raise EngineError(

@@ -20,9 +20,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from torch import Tensor, nn
 
+from common.auc import AucEstimate, auc_estimate
 from common.cohort.parts import Part, join
+from common.errors import StudyError
 from common.learners.adaptation import adapt_locally
-from common.metrics import Figures, auc_variance, figures, net_benefit
+from common.metrics import Figures, figures, net_benefit
 from common.models import build, initial_params, load_params, predict
 from common.params import Params
 from common.plan import Plan
@@ -32,7 +34,7 @@ from common.study import AdaptationSpec, Study
 from simulations.arms import plan_of, pooled
 from simulations.engines import Engine, open_engine
 from simulations.partitions.types import Hospital
-from simulations.runner import Say, scenario_of
+from simulations.runner import Say, check_quorum, notes_of, scenario_of
 from simulations.world import World, federated_params, world_of
 
 FEDERATED_ARMS = ("fedavg", "reptile")
@@ -51,12 +53,12 @@ class Judged:
 
     Attributes:
         figures: Exact figures.
-        auc_variance: Sampling variance of the AUC, None where it is not defined.
+        auc: The AUC with its sampling error, None where it is not defined or of several classes.
         benefit: Net benefit by threshold: (threshold, model, treat all).
     """
 
     figures: Figures
-    auc_variance: float | None
+    auc: AucEstimate | None
     benefit: tuple[tuple[float | None, float | None, float | None], ...]
 
 
@@ -68,6 +70,8 @@ class LeftOut:
         shots: Number of labelled patients -> arm -> one judgement a draw. An adapted arm is named
             with '+adapted'.
         outcomes: Patients of the last class, in mass, of all its patients.
+        eligible: Records of its file, before incomplete ones are left out.
+        missing: How many of these miss each feature that any misses.
         calibration: Arm -> (mean score, observed share, patients) by tenths of the score, shots 0.
     """
 
@@ -76,6 +80,8 @@ class LeftOut:
     patients: int
     records: int
     outcomes: float
+    eligible: int
+    missing: Mapping[str, int]
     notes: tuple[str, ...]
     shots: Mapping[int, Mapping[str, list[Judged]]]
     calibration: Mapping[str, list[tuple[float, float, float]]]
@@ -107,12 +113,41 @@ def leave_one_out(study: Study, run_dir: Path, *, engine: str, say: Say) -> Leav
     scenario = scenario_of(study)
     plans = {name: plan_of(study, scenario.arm_named(name)) for name in SHARED_ARMS}
     world = world_of(study, scenario, run_dir, scenario.seed)
+    refused = {name: _took_no_part(reason) for name, reason in world.left_out.items()}
+    for name, reason in refused.items():
+        say(f"{name} {reason}")
+    _check(study, scenario.loho, world)
     sites = []
     with open_engine(engine, run_dir=run_dir) as run_job:
         for name in world.cohorts:
             sites.append(_leave_out(name, world, plans, run_job))
             say(f"{name} left out: done")
-    return LeaveOneOutRun(study, plans, tuple(sites), tuple(world.hospitals), world.left_out)
+    return LeaveOneOutRun(study, plans, tuple(sites), tuple(world.hospitals), refused)
+
+
+def _took_no_part(reason: str) -> str:
+    """Return why a hospital is not in it; 'left out' is here what happens to the others in turn."""
+    return f"took no part: {reason.removeprefix('left out: ')}"
+
+
+def _check(study: Study, rules: LeaveOneOut, world: World) -> None:
+    """Refuse what cannot be done with these hospitals, before anything is trained."""
+    count = len(world.cohorts)
+    if count < 2:
+        raise StudyError(
+            f"study {study.name!r} has {count} hospital large enough to take part: "
+            "leaving one out leaves nobody to train",
+            remedy="give at least two hospitals, or lower cohort.min_declared",
+        )
+    check_quorum(study, taking_part=count, left_out=1)
+    most = max(c.train.patients + c.holdout.patients for c in world.cohorts.values())
+    above = [number for number in rules.shots if number >= most]
+    if above:
+        raise StudyError(
+            f"--shots (simulation.loho.shots) has {above[0]}, and no hospital has more than "
+            f"{most} patients: somebody must be left to judge",
+            remedy=f"give numbers below {most}",
+        )
 
 
 def _leave_out(name: str, world: World, plans: Mapping[str, Plan], run_job: Engine) -> LeftOut:
@@ -133,7 +168,9 @@ def _leave_out(name: str, world: World, plans: Mapping[str, Plan], run_job: Engi
         patients=everybody.patients,
         records=len(everybody.y),
         outcomes=float(positive.sum()),
-        notes=cohort.notes,
+        eligible=cohort.eligible,
+        missing=dict(cohort.missing),
+        notes=notes_of(world)[name],
         shots=shots,
         calibration={arm: _tenths(model, params, everybody) for arm, params in shared.items()},
     )
@@ -249,15 +286,15 @@ def _shifted(scores: Floats, shift: float) -> Floats:
 def _judge(scores: Floats, rest: Part) -> Judged:
     labels, weights = rest.y.numpy(), rest.weights.numpy()
     found = figures(scores, labels, weights)
-    variance, benefit = None, []
+    auc, benefit = None, []
     if scores.shape[1] == 2:
         positives = float(weights[labels == 1].sum())
         negatives = float(weights[labels == 0].sum())
         if found.auc is not None:
-            variance = auc_variance(found.auc, positives=positives, negatives=negatives)
+            auc = auc_estimate(found.auc, positives=positives, negatives=negatives)
         benefit = net_benefit(scores, labels, weights=weights)
     rows = tuple((r["threshold"], r["value"], r["treat_all"]) for r in benefit)
-    return Judged(found, variance, rows)
+    return Judged(found, auc, rows)
 
 
 def _tenths(model: nn.Module, params: Params, part: Part) -> list[tuple[float, float, float]]:

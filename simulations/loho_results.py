@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit
 
+from common.auc import AucEstimate, mean_estimate
 from common.meta_analysis import random_effects
 from common.metrics import Figures, mean_figures
 from common.report.loho_values import LEAVE_ONE_OUT
@@ -22,7 +21,6 @@ from simulations.runner import scenario_of
 MAIN_ARM = "reptile"
 
 _FEW = 10  # with fewer hospitals the spread between them is barely known
-_EDGE = 1e-3  # an AUC of 1 has no logit
 
 
 def loho_metrics(
@@ -104,26 +102,15 @@ def _plain(figures: Figures) -> dict[str, Any]:
     return values
 
 
-def _logit_auc(draws: Sequence[Judged]) -> tuple[float, float] | None:
-    """Return the mean AUC on the logit scale and its variance, or None where it is not defined."""
-    rows = [
-        (d.figures.auc, d.auc_variance)
-        for d in draws
-        if d.figures.auc is not None and d.auc_variance is not None
-    ]
-    if not rows:
-        return None
-    auc = min(max(statistics.fmean(a for a, _ in rows), _EDGE), 1 - _EDGE)
-    variance = max(statistics.fmean(v for _, v in rows), 1e-8)
-    return float(logit(auc)), variance / (auc * (1 - auc)) ** 2
+def _auc_of(draws: Sequence[Judged]) -> AucEstimate | None:
+    """Return the mean AUC with its sampling error, or None where it is not defined."""
+    known = [draw.auc for draw in draws if draw.auc is not None]
+    return mean_estimate(known) if known else None
 
 
 def _interval(draws: Sequence[Judged]) -> tuple[float | None, float | None]:
-    found = _logit_auc(draws)
-    if found is None:
-        return None, None
-    half = norm.isf(0.025) * math.sqrt(found[1])
-    return float(expit(found[0] - half)), float(expit(found[0] + half))
+    found = _auc_of(draws)
+    return (None, None) if found is None else found.interval()
 
 
 def _means(sites: Sequence[LeftOut], shots: int) -> dict[str, Any]:
@@ -139,15 +126,15 @@ def _pooled(sites: Sequence[LeftOut], shots: int) -> dict[str, Any]:
     """Pool the hospitals' AUCs on the logit scale by random effects (Snell et al. 2018)."""
     flat: dict[str, dict[str, Any]] = {}
     for arm in {a for site in sites for a in site.shots.get(shots, {})}:
-        found = [_logit_auc(site.shots[shots][arm]) for site in sites if shots in site.shots]
+        found = [_auc_of(site.shots[shots][arm]) for site in sites if shots in site.shots]
         rows = [row for row in found if row is not None]
         if rows:
             flat[arm] = _pooled_row(rows)
     return _nested(flat)
 
 
-def _pooled_row(rows: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    pooled = random_effects([mean for mean, _ in rows], [variance for _, variance in rows])
+def _pooled_row(rows: Sequence[AucEstimate]) -> dict[str, Any]:
+    pooled = random_effects([row.logit for row in rows], [row.logit_variance for row in rows])
     return {
         "auc": _auc(pooled.mean),
         "ci_low": _auc(pooled.low),
@@ -173,32 +160,50 @@ def _centre(site: LeftOut) -> dict[str, Any]:
         "patients": site.patients,
         "records": site.records,
         "outcomes": site.outcomes,
-        "missing": {
-            name: int(count)
-            for name, _, count in (note.partition(": ") for note in site.notes)
-            for count in [count.removesuffix(" missing")]
-            if count.isdigit()
-        },
+        "eligible": site.eligible,
+        "missing": dict(site.missing),
+        "notes": list(site.notes),
     }
 
 
 def _remarks(run: LeaveOneOutRun) -> list[str]:
-    remarks = []
-    if len(run.sites) < _FEW:
+    remarks = _few_hospitals(run) + same_algorithm(run.plans["fedavg"], run.plans["reptile"])
+    never, sometimes = [], []
+    for site in run.sites:
+        draws = [d for arms in site.shots.values() for found in arms.values() for d in found]
+        known = [d.figures.auc is not None for d in draws]
+        if not any(known):
+            never.append(site.name)
+        elif not all(known):
+            sometimes.append(site.name)
+    if never:
         remarks.append(
-            f"{len(run.sites)} hospitals barely identify how much hospitals differ (tau): the "
-            "prediction interval is itself uncertain."
+            f"The AUC is not defined at {', '.join(never)} (one class): there it is left out of "
+            "means and random effects."
         )
-    remarks += same_algorithm(run.plans["fedavg"], run.plans["reptile"])
-    undefined = [s.name for s in run.sites if any(
-        d.figures.auc is None for arms in s.shots.values() for draws in arms.values() for d in draws
-    )]  # fmt: skip
-    if undefined:
+    if sometimes:
         remarks.append(
-            f"The AUC is not defined in some draws at {', '.join(undefined)}, where the patients "
+            f"The AUC is not defined in some draws at {', '.join(sometimes)}, where the patients "
             "that remain have one outcome only; such draws are left out of its mean."
         )
     return remarks
+
+
+def _few_hospitals(run: LeaveOneOutRun) -> list[str]:
+    """Say that the spread between so few hospitals is barely known; those that entered count."""
+    shots = {number for site in run.sites for number in site.shots}
+    entered = {
+        sum(_auc_of(site.shots[k][MAIN_ARM]) is not None for site in run.sites if k in site.shots)
+        for k in shots
+    } - {0}
+    if not entered or min(entered) >= _FEW:
+        return []
+    count = " to ".join(map(str, sorted({min(entered), max(entered)})))
+    plural = "" if entered == {1} else "s"
+    return [
+        f"{count} hospital{plural} barely identif{'y' if plural else 'ies'} how much hospitals "
+        "differ (tau): the prediction interval is itself uncertain."
+    ]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -114,6 +114,7 @@ def _site(
             if taking_part
         },
         "private": released.get(name),
+        "notes": list(comparison.notes.get(name, ())),
     }
 
 

@@ -60,6 +60,7 @@ class Comparison:
         left_out: Hospital -> why.
         patients: Hospital -> (training patients, holdout patients), first seed.
         curves: Arm -> hospital -> (round, exact AUC of the shared model), first seed.
+        notes: Hospital -> what its reader saw, with exact counts, first seed.
     """
 
     study: Study
@@ -70,6 +71,7 @@ class Comparison:
     left_out: Mapping[str, str]
     patients: Mapping[str, tuple[int, int]]
     curves: Mapping[str, Curves]
+    notes: Mapping[str, tuple[str, ...]]
 
 
 def scenario_of(study: Study) -> Simulation:
@@ -99,17 +101,29 @@ def prepare(study: Study, run_dir: Path, *, weights_from: Path | None = None) ->
     """Make the run folder with everything that a resumed run needs.
 
     Raises:
-        RunError: the folder holds another run.
+        RunError: the folder holds another run, or is none.
+        StudyError: the study's weights file is not there.
     """
     text = dump_toml(study.model_dump(mode="json"))
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunError(
+            f"--out is {str(run_dir)!r}, which is a file",
+            remedy="name a folder that is not there yet",
+        )
     if (run_dir / "study.toml").exists():
         raise RunError(
             f"run folder {str(run_dir)!r} already holds a run",
             remedy="resume it with --resume, or give --out another folder",
         )
+    weights = study.model.weights
+    if weights is not None and weights_from is not None and not (weights_from / weights).is_file():
+        raise StudyError(
+            f"model.weights is {str(weights_from / weights)!r}, and there is no such file",
+            remedy="put it beside the study file, or leave model.weights out",
+        )
     run_dir.mkdir(parents=True, exist_ok=True)
-    if study.model.weights is not None and weights_from is not None:
-        shutil.copyfile(weights_from / study.model.weights, run_dir / study.model.weights)
+    if weights is not None and weights_from is not None:
+        shutil.copyfile(weights_from / weights, run_dir / weights)
     write_atomic(run_dir / "study.toml", text)
 
 
@@ -134,6 +148,8 @@ def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison
     ]
     for name, reason in worlds[0].left_out.items():
         say(f"{name} is {reason}")
+    if any(arm.kind in FEDERATED for arm in arms.values()):
+        check_quorum(study, taking_part=min(len(world.cohorts) for world in worlds))
     outcomes: dict[str, list[Outcome]] = {}
     with open_engine(engine, run_dir=run_dir) as run_job:
         for name, arm in arms.items():
@@ -150,7 +166,36 @@ def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison
         left_out=first.left_out,
         patients={n: (c.train.patients, c.holdout.patients) for n, c in first.cohorts.items()},
         curves={n: _curves(first, plans[n], o[0].job) for n, o in outcomes.items() if o[0].job},
+        notes=notes_of(first),
     )
+
+
+def check_quorum(study: Study, *, taking_part: int, left_out: int = 0) -> None:
+    """Refuse a quorum that no round can reach, before anything is trained.
+
+    Args:
+        study: Its quorum.
+        taking_part: How many hospitals are large enough.
+        left_out: How many of these are left out of a training.
+
+    Raises:
+        StudyError: the others are fewer than the quorum.
+    """
+    if study.rounds.quorum <= taking_part - left_out:
+        return
+    few, most = f"{taking_part} hospitals take part", taking_part - left_out
+    if left_out:
+        few += f", and leaving one out lowers the count to {most}"
+    raise StudyError(
+        f"rounds.quorum is {study.rounds.quorum}, and {few}",
+        remedy=f"lower rounds.quorum to {most} at most, or give more hospitals",
+    )
+
+
+def notes_of(world: World) -> dict[str, tuple[str, ...]]:
+    """Return what each hospital's partition and reader noted: exact, for a simulation's user."""
+    made = {hospital.name: hospital.notes for hospital in world.hospitals}
+    return {name: (*made[name], *cohort.notes) for name, cohort in world.cohorts.items()}
 
 
 def _outcome(world: World, arm: Arm, name: str, plan: Plan, run_job: Engine) -> Outcome:

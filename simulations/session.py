@@ -77,6 +77,7 @@ def run_session(settings: Settings, work: Work, messages: Console) -> Metrics:
             text = json.dumps(metrics, indent=2, allow_nan=False)
             write_atomic(run_dir / METRICS, text + "\n")
             write_pages(run_dir)
+            _say_notes(metrics, say)
     except KeyboardInterrupt:
         say("interrupted; what was done is kept")
         say(f"go on with: {resume}")
@@ -89,6 +90,14 @@ def run_session(settings: Settings, work: Work, messages: Console) -> Metrics:
         say(f"once that is mended, go on with: {resume}")
         raise
     return metrics
+
+
+def _say_notes(metrics: Metrics, say: Say) -> None:
+    """Tell what the readers saw; missing values, which are many, stand in metrics.json alone."""
+    for site in metrics.get("sites") or metrics.get("centres") or []:
+        notes = [note for note in site.get("notes", []) if not note.endswith(" missing")]
+        if notes:
+            say(f"{site['name']}: {'; '.join(notes)} (exact, would not leave the hospital)")
 
 
 def _compare(settings: Settings, say: Say, started: float) -> Metrics:

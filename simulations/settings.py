@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from common.embedded import find_study
 from common.errors import RunError, StudyError
 from common.plan import compile_study
 from common.study import Study, load_study, parse_study
 from simulations.runner import scenario_of
 
 DEFAULT_STUDY = "breast_cancer"
+_DIGITS = 9  # of a number of patients
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Settings:
 
 
 def start_settings(
-    study_name: str | None, *, out: Path | None, options: Mapping[str, Any]
+    study_name: str | None, *, command: str, out: Path | None, options: Mapping[str, Any]
 ) -> Settings:
-    """Return the settings of a new run.
+    """Return the settings of a new run of that command, 'run' or 'loho'.
 
     Raises:
         StudyError: the study or an option is not valid.
@@ -52,14 +53,19 @@ def start_settings(
             f"--epsilon {options['epsilon']} makes this another study: digest "
             f"{compile_study(study).digest[:16]} in place of {compile_study(before).digest[:16]}"
         )
-    study = _with_options(study, options)
+    study = _with_options(study, {**options, "command": command})
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     run_dir = out if out is not None else _unused(Path("runs") / f"{study.name}-{stamp}")
     return Settings(study, run_dir, True, path.parent, note)
 
 
 def resume_settings(
-    run_dir: Path, *, study: str | None, out: Path | None, options: Mapping[str, Any]
+    run_dir: Path,
+    *,
+    command: str,
+    study: str | None,
+    out: Path | None,
+    options: Mapping[str, Any],
 ) -> Settings:
     """Return the settings of a run that goes on as it was started.
 
@@ -67,7 +73,7 @@ def resume_settings(
 
     Raises:
         StudyError: an option would make it another run.
-        RunError: the folder holds no run.
+        RunError: the folder holds no run, or one of another command.
     """
     may_change = {k: v for k, v in options.items() if k in ("data", "engine")}
     others = {"out": out} | {k: v for k, v in options.items() if k not in may_change}
@@ -83,38 +89,26 @@ def resume_settings(
             f"{str(run_dir)!r} holds no run to resume (no study.toml)",
             remedy="give the folder that the run named when it started",
         )
-    return Settings(_with_options(load_study(path), may_change), run_dir, False, run_dir)
-
-
-def find_study(name: str) -> Path:
-    """Return the study file of that path, or the one of that name that comes with grandrounds.
-
-    Raises:
-        StudyError: there is neither.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    embedded = Path(str(files("simulations"))) / "studies"
-    path = embedded / f"{name.replace('-', '_')}.toml"
-    if path.is_file():
-        return path
-    known = ", ".join(sorted(p.stem for p in embedded.glob("*.toml")))
-    raise StudyError(
-        f"study {name!r} is neither a file nor one that comes with grandrounds ({known})",
-        remedy="check the path, or name one of those",
-    )
+    started = load_study(path)
+    made_by = scenario_of(started).command
+    if made_by not in (None, command):
+        raise RunError(
+            f"{str(run_dir)!r} holds a run of grandrounds sim {made_by}, not of sim {command}",
+            remedy=f"go on with: grandrounds sim {made_by} --resume {run_dir}",
+        )
+    return Settings(_with_options(started, may_change), run_dir, False, run_dir)
 
 
 def _with_options(study: Study, options: Mapping[str, Any]) -> Study:
     """Return the study with its simulation table as the options have it."""
     given = {k: v for k, v in options.items() if v is not None}
-    plain = ("seed", "seeds", "split", "engine")
+    plain = ("seed", "seeds", "split", "engine", "command")
     changes: dict[str, Any] = {k: given[k] for k in plain if k in given}
     if "arms" in given:
         changes["arms"] = _listed(given["arms"])
     loho: dict[str, Any] = {"draws": given["draws"]} if "draws" in given else {}
     if "shots" in given:
-        loho["shots"] = [_number("--shots", text) for text in _listed(given["shots"])]
+        loho["shots"] = _shots(given["shots"])
     scenario = scenario_of(study)
     if scenario.needs_data and "data" in given:
         changes["data"] = str(given["data"].resolve())
@@ -154,10 +148,21 @@ def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
-def _number(option: str, text: str) -> int:
-    if not text.isdecimal():
-        raise StudyError(f"{option} has {text!r} in it", remedy="give whole numbers, with commas")
-    return int(text)
+def _shots(text: str) -> list[int]:
+    remedy = "give whole numbers, 0 or more, with commas between them: --shots 0,16,32"
+    listed = _listed(text)
+    if not listed:
+        raise StudyError(f"--shots is {text!r}: it has no number in it", remedy=remedy)
+    for item in listed:
+        if not (item.isascii() and item.isdecimal()):
+            raise StudyError(f"--shots has {item!r} in it", remedy=remedy)
+        if len(item) > _DIGITS:
+            raise StudyError(
+                f"--shots has a number of {len(item)} digits in it: no hospital has so many "
+                "patients",
+                remedy=remedy,
+            )
+    return [int(item) for item in listed]
 
 
 def _unused(path: Path) -> Path:

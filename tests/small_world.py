@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from client.policy import Policy
+from client.setup import Beginning, make_site
 from client.site import CohortConfig, Site, write_site
 from common.plan import Plan, compile_study
+from common.schema import dump_toml
 from common.study import Study, parse_study
 
 PATIENTS = 40
@@ -84,3 +86,19 @@ def hospital(
         device="cpu",
     )
     return write_site(folder, cohort=cohort, policy=policy or roomy(plans[0]), plans=list(plans))
+
+
+def made_site(folder: Path, *, text: str | None = None, seed: int = 0, **changes: Any) -> Path:
+    """Make a site's folder as `site init` does, with keys; its patients lie beside it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    data = folder.parent / f"{folder.name}.csv"
+    data.write_text(csv_text(seed=seed) if text is None else text)
+    values = {"name": folder.name, "declared": PATIENTS, "epsilon": 5.0, "device": "cpu"}
+    make_site(folder, Beginning(data=data, **{**values, **changes}))
+    return folder
+
+
+def study_file(path: Path, **tables: Any) -> Path:
+    """Write the small study, changed as `small_study` does, as the file a coordinator sends."""
+    path.write_text(dump_toml(small_study(**tables).rules()))
+    return path

@@ -7,6 +7,7 @@ Without a window the range that the stored bits can express, rescaled, maps to [
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ Values = NDArray[np.float64]
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 # Decoders hand the last two, which only JPEG 2000 has, back as RGB.
 _COLOUR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
+_PALETTE = "PALETTE COLOR"
+_CUT = "it is cut off: export it again"
+_FLOAT_PIXELS = {"FloatPixelData", "DoubleFloatPixelData"}
+# PS3.3 C.7.6.3: no image without them can be shown.
+_NEEDED = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated",
+           "BitsStored", "PixelRepresentation")  # fmt: skip
 
 
 def read_dicom(raw: bytes, image: Image) -> Floats:
@@ -36,34 +43,45 @@ def read_dicom(raw: bytes, image: Image) -> Floats:
     from pydicom import dcmread  # only sites with DICOM files wait for it
     from pydicom.pixels import apply_color_lut, pixel_array
 
-    dataset = dcmread(BytesIO(raw))
+    try:
+        dataset = dcmread(BytesIO(raw))
+    except struct.error:  # of a length that is half there
+        raise UnusableImage("ends in its header", remedy=_CUT) from None
     _check_content(dataset)
+    kind = str(dataset.PhotometricInterpretation)
+    if kind not in _GREY | _COLOUR | {_PALETTE}:
+        raise UnusableImage(
+            f"has photometric interpretation {kind!r}, which is not known",
+            remedy=f"export it as one of {', '.join(sorted(_GREY | _COLOUR))}",
+        )
     check_sides(int(dataset.Rows), int(dataset.Columns), image)
     _check_syntax(dataset)
-    kind = str(dataset.PhotometricInterpretation)
     stored = pixel_array(dataset)  # YBR_FULL becomes RGB on the way
     if kind in _GREY:
         shown = _shown(stored.astype(np.float64), dataset)
         shown = 255 - shown if kind == "MONOCHROME1" else shown
         return shown.astype(np.float32)[..., None]
-    if kind == "PALETTE COLOR":
+    if kind == _PALETTE:
         colours = apply_color_lut(stored, dataset)
         return colours[..., :3].astype(np.float32) * np.float32(255 / np.iinfo(colours.dtype).max)
-    if kind in _COLOUR:
-        return stored.astype(np.float32) * np.float32(255 / (2 ** int(dataset.BitsStored) - 1))
-    raise UnusableImage(
-        f"has photometric interpretation {kind!r}, which is not known",
-        remedy=f"export it as one of {', '.join(sorted(_GREY | _COLOUR))}",
-    )
+    return stored.astype(np.float32) * np.float32(255 / (2 ** int(dataset.BitsStored) - 1))
 
 
 def _check_content(dataset: Dataset) -> None:
     if "PixelData" not in dataset:
         what = dataset.get("SOPClassUID")
-        named = f" (it is a {what.name})" if what is not None else ""
+        name = "" if what is None else str(what.name)
+        named = f" (it is a {name})" if name else ""
+        if not _FLOAT_PIXELS & set(dataset.dir()) and (not name or "Image Storage" in name):
+            raise UnusableImage(f"is a DICOM file without its pixels{named}", remedy=_CUT)
         raise UnusableImage(
             f"is a DICOM file without pixels of whole numbers{named}",
             remedy="name an image, not a report or a float map; or it is cut off: export it again",
+        )
+    absent = [name for name in _NEEDED if dataset.get(name) is None]
+    if absent:
+        raise UnusableImage(
+            f"is a DICOM file whose header lacks {absent[0]}", remedy="export it again, whole"
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:

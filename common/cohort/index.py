@@ -61,6 +61,8 @@ def _files(path: Path, names: pd.Series[str]) -> list[Path]:
         if ".." in Path(name).parts:
             remedy = "name files within the index's folder, or by their absolute path"
             raise _unusable(path, record, Path(name), "leads out of its folder by '..'", remedy)
+        if file.is_dir():
+            raise _unusable(path, record, file, "is a folder", "name the image file itself")
         if not file.is_file():
             remedy = "mend the name, or put the file there"
             raise _unusable(path, record, file, "does not exist", remedy)

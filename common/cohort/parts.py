@@ -57,6 +57,8 @@ class Cohort:
         train: The part that learning may touch.
         holdout: The part that evaluation may touch.
         notes: What the reader saw (clamped or missing values): for the site's own eyes.
+        eligible: How many records the file holds, before incomplete ones are left out.
+        missing: How many of these miss each feature that any misses: (feature, records).
     """
 
     name: str
@@ -64,6 +66,8 @@ class Cohort:
     train: Part
     holdout: Part
     notes: tuple[str, ...] = ()
+    eligible: int = 0
+    missing: tuple[tuple[str, int], ...] = ()
 
 
 def join(parts: list[Part]) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,14 +43,24 @@ class CohortSource:
     split: SplitKind = "keyed"
 
 
-def read_cohort(source: CohortSource, schema: CohortSchema) -> Cohort:
+def read_cohort(
+    source: CohortSource, schema: CohortSchema, *, without: Callable[[str], bool] | None = None
+) -> Cohort:
     """Read a site's patients and part them.
+
+    Args:
+        source: Where they are.
+        schema: What the study expects of them.
+        without: Tells whether the patient of that id has withdrawn and is in no part. The others
+            stay where they were, and the declared size stays what it was.
 
     Raises:
         DataError: the file does not fit the schema, or a part would be empty.
     """
     try:
         records, y = _read_records(source.path, schema)
+        if without is not None:
+            records, y = _leave_out(records, y, without)
     except DataError as error:
         named = f"site {source.name!r}: {error.message}"
         raise DataError(named, remedy=error.remedy) from error
@@ -68,7 +79,10 @@ def read_cohort(source: CohortSource, schema: CohortSchema) -> Cohort:
                 remedy="give more patients",
             )
     notes = (*records.notes, *describe(copies, keep))
-    return Cohort(source.name, source.declared, parts[0], parts[1], notes)
+    eligible = len(records.labels) + records.left_out
+    return Cohort(
+        source.name, source.declared, parts[0], parts[1], notes, eligible, records.missing
+    )
 
 
 def _read_records(path: Path, schema: CohortSchema) -> tuple[Records, NDArray[np.int64]]:
@@ -107,6 +121,18 @@ def _complete(
             remedy="export the missing values, or ask for a study without that feature",
         )
     note = f"complete cases: {int((~kept).sum())} of {len(kept)} records left out"
+    return records.select(kept, note=note), y[kept]
+
+
+def _leave_out(
+    records: Records, y: NDArray[np.int64], without: Callable[[str], bool]
+) -> tuple[Records, NDArray[np.int64]]:
+    """Leave out every record of the patients who have withdrawn."""
+    gone = {patient for patient in set(records.patients) if without(patient)}
+    if not gone:
+        return records, y
+    kept = np.array([patient not in gone for patient in records.patients], dtype=np.bool_)
+    note = f"withdrawn: {len(gone)} patients with {int((~kept).sum())} records left out"
     return records.select(kept, note=note), y[kept]
 
 

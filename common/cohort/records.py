@@ -21,6 +21,8 @@ class Records:
         contents: A hash of each record's raw bytes, by which exact copies are known.
         incomplete: Whether a declared feature is missing, (records,).
         notes: What was clamped, missing or resized: for the site's own eyes.
+        missing: How many records miss each feature that any misses: (feature, records).
+        left_out: How many records of the file are not here; `missing` is of these as well.
     """
 
     x: NDArray[np.float32]
@@ -29,9 +31,14 @@ class Records:
     contents: list[bytes]
     incomplete: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+    missing: tuple[tuple[str, int], ...] = ()
+    left_out: int = 0
 
     def select(self, kept: NDArray[np.bool_], *, note: str) -> Records:
-        """Return the records for which `kept` holds, with one note more."""
+        """Return the records for which `kept` holds, with one note more.
+
+        What was noted and counted stays: it is of all records of the file.
+        """
         return Records(
             self.x[kept],
             list(compress(self.labels, kept)),
@@ -39,6 +46,8 @@ class Records:
             list(compress(self.contents, kept)),
             self.incomplete[kept],
             (*self.notes, note),
+            self.missing,
+            self.left_out + int((~kept).sum()),
         )
 
 

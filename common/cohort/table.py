@@ -32,6 +32,9 @@ def read_table_records(path: Path, schema: CohortSchema) -> Records:
     """
     frame = read_table(path, schema)
     features, notes = encode_features(frame, schema)
+    missing = [
+        (f.name, int(_is_missing(frame[f.source], f, schema).sum())) for f in schema.features
+    ]
     contents = ["\x1f".join(row).encode() for row in frame.to_numpy()]
     return Records(
         x=features.astype(np.float32),
@@ -40,6 +43,7 @@ def read_table_records(path: Path, schema: CohortSchema) -> Records:
         contents=[fingerprint(content) for content in contents],
         incomplete=incomplete(frame, schema),
         notes=tuple(notes),
+        missing=tuple((name, count) for name, count in missing if count),
     )
 
 
@@ -53,7 +57,7 @@ def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
     Raises:
         DataError: the file is missing, empty or malformed, or lacks a column.
     """
-    frame = read_parquet(path) if is_parquet(path) else _read_csv(path, schema.columns)
+    frame = read_parquet(path) if is_parquet(path) else read_csv(path, schema.columns)
     if frame.empty:
         raise DataError(f"cohort file {str(path)!r} is empty", remedy="give a file with patients")
     needed = [f.source for f in schema.features] + [schema.label.column]
@@ -70,8 +74,16 @@ def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read text as it stands; a line of another length is refused, as its values may be shifted."""
+def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read text as it stands; a line of another length is refused, as its values may be shifted.
+
+    Args:
+        path: Comma-separated values.
+        columns: Their names, where the first line does not name them.
+
+    Raises:
+        DataError: the file is missing or malformed.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
@@ -103,7 +115,8 @@ def _check_columns(path: Path, header: list[str], lines: list[tuple[int, list[st
             raise DataError(
                 f"cohort file {str(path)!r}, line {number}: {len(line)} values "
                 f"for {len(header)} columns",
-                remedy="mend that line, or the study's cohort.columns",
+                remedy="mend that line (a comma within a value needs quotes around the value), or "
+                "name every column in the study's cohort.columns",
             )
 
 

@@ -30,7 +30,7 @@ from dp_accounting import pld
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from common.errors import StudyError
+from common.errors import GrandroundsError, StudyError
 from common.privacy.events import Event, PoissonGaussian, Unprotected, merge
 
 ACCOUNTANT = "PLD (dp-accounting)"
@@ -53,6 +53,10 @@ def epsilon(events: Iterable[Event], *, delta: float) -> float:
         Epsilon of (epsilon, delta)-differential privacy; 0 for no events, infinity where any
         event is unprotected.
 
+    Raises:
+        GrandroundsError: an event is of another adjacency than add/remove, for which parts would
+            not compose in parallel, or events are of different adjacency.
+
     >>> from common.privacy.events import gaussian
     >>> round(epsilon([gaussian(sigma=1.0, sampling_rate=.05, count=500, part="train")],
     ...               delta=5e-5), 2)
@@ -61,6 +65,11 @@ def epsilon(events: Iterable[Event], *, delta: float) -> float:
     if not 0 <= delta < 1:
         raise ValueError(f"delta is {delta}; use a number in [0, 1)")
     merged = merge(events)
+    if any(event.adjacency != "add_remove" for event in merged):
+        raise GrandroundsError(
+            f"a privacy event of adjacency {merged[0].adjacency!r} cannot be priced here",
+            remedy=f"use events of the adjacency '{ADJACENCY}'",
+        )
     parts = {event.part for event in merged}
     return max(
         (_part_epsilon(tuple(e for e in merged if e.part == p), delta) for p in parts), default=0.0

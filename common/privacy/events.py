@@ -16,6 +16,8 @@ import dp_accounting
 from common.errors import GrandroundsError
 
 Part = Literal["train", "holdout"]
+Adjacency = Literal["add_remove", "replace"]
+"""Neighbouring data sets differ in a patient more or less, or in one exchanged for another."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ class PoissonGaussian:
     sampling_rate: float
     count: int
     part: Part
+    adjacency: Adjacency = "add_remove"
 
     def __post_init__(self) -> None:
         """Refuse what is no mechanism: its price would be a guess."""
-        _check_common(self.part, self.count)
+        _check_common(self.part, self.count, self.adjacency)
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ValueError(f"sigma is {self.sigma}; use a finite number above 0")
         if not 0 < self.sampling_rate <= 1:
@@ -54,21 +57,24 @@ class Unprotected:
 
     part: Part
     count: int = 1
+    adjacency: Adjacency = "add_remove"
 
     def __post_init__(self) -> None:
         """Refuse an unknown part."""
-        _check_common(self.part, self.count)
+        _check_common(self.part, self.count, self.adjacency)
 
     def to_dp_event(self) -> dp_accounting.DpEvent:
         """Return dp-accounting's non-private event."""
         return dp_accounting.NonPrivateDpEvent()
 
 
-def _check_common(part: str, count: int) -> None:
+def _check_common(part: str, count: int, adjacency: str) -> None:
     if part not in get_args(Part):  # parts compose in parallel: an unknown one would be free
         raise ValueError(f"part is {part!r}; use one of {get_args(Part)}")
     if type(count) is not int or count < 1:
         raise ValueError(f"count is {count}; use a whole number of at least 1")
+    if adjacency not in get_args(Adjacency):
+        raise ValueError(f"adjacency is {adjacency!r}; use one of {get_args(Adjacency)}")
 
 
 Event = PoissonGaussian | Unprotected
@@ -84,7 +90,7 @@ def gaussian(*, sigma: float, count: int, part: Part, sampling_rate: float = 1.0
     """Return the event of `count` Gaussian releases; sigma 0 is no protection at all.
 
     >>> gaussian(sigma=0.0, count=3, part="train")
-    Unprotected(part='train', count=3)
+    Unprotected(part='train', count=3, adjacency='add_remove')
     """
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma is {sigma}; use a finite number of at least 0")
@@ -99,7 +105,10 @@ def to_json(event: Event) -> dict[str, Any]:
     >>> to_json(gaussian(sigma=2.0, count=5, part="train"))["kind"]
     'poisson_gaussian'
     """
-    return {"kind": _NAMES[type(event)], **asdict(event)}
+    fields = asdict(event)
+    if event.adjacency == "add_remove":  # what ledgers held before there was another
+        del fields["adjacency"]
+    return {"kind": _NAMES[type(event)], **fields}
 
 
 def from_json(value: Mapping[str, Any]) -> Event:
@@ -124,6 +133,9 @@ def from_json(value: Mapping[str, Any]) -> Event:
 def merge(events: Iterable[Event]) -> tuple[Event, ...]:
     """Add up the counts of like events, in a stable order: composition does not mind the order.
 
+    Raises:
+        GrandroundsError: the events are of different adjacency.
+
     >>> merge([gaussian(sigma=2.0, count=5, part="train")] * 3)[0].count
     15
     """
@@ -131,5 +143,20 @@ def merge(events: Iterable[Event]) -> tuple[Event, ...]:
     for event in events:
         like = replace(event, count=1)
         counts[like] = counts.get(like, 0) + event.count
+    one_adjacency(counts)
     merged = [replace(like, count=n) for like, n in counts.items()]
     return tuple(sorted(merged, key=lambda e: str(to_json(e))))
+
+
+def one_adjacency(events: Iterable[Event]) -> None:
+    """Refuse events of different adjacency: their prices are of different promises.
+
+    Raises:
+        GrandroundsError: they are.
+    """
+    found = {event.adjacency for event in events}
+    if len(found) > 1:
+        raise GrandroundsError(
+            f"privacy events of different adjacency ({', '.join(sorted(found))}) do not add up",
+            remedy="keep studies of another adjacency in a site folder of their own",
+        )

@@ -40,6 +40,7 @@ from common.report.loho_values import (
 )
 from common.report.values import DASH, Metrics, finite, show
 
+NO_PART = "took no part"
 PANELS = 2  # of the forest: the fewest labelled patients, and the next number
 _LEFT = 0.215  # of the forest's width, for the names
 _TEXT = 0.125  # the same, for the figures beside a panel
@@ -118,8 +119,11 @@ def _forest_row(
     name = str(centre.get("name") or DASH)
     figures = main_figures(metrics, name, shots)
     if figures is None:
-        judged = name in left_out_sites(metrics)
-        return short_name(name), "too few patients" if judged else "refused"
+        if name in left_out_sites(metrics):
+            return short_name(name), "too few patients"
+        axes.text(0.01, y, _reason(centre), transform=axes.get_yaxis_transform(), va="center",
+                  color=MUTED, style="italic", fontsize=7.5, backgroundcolor="white")  # fmt: skip
+        return short_name(name), NO_PART
     auc, low, high = (finite(figures.get(key)) for key in ("auc", "auc_low", "auc_high"))
     if auc is None:
         return short_name(name), NOT_DEFINED
@@ -129,6 +133,11 @@ def _forest_row(
         size = min(max(1.9 / math.sqrt(max(high - low, 0.01)), 3.5), 6.5)
     axes.plot([auc], [y], "s", color=BLUE, markersize=size, markeredgewidth=0)
     return short_name(name), _with_ends(auc, low, high)
+
+
+def _reason(centre: Mapping[str, Any]) -> str:
+    """Why a centre took no part, as its status says after the colon."""
+    return short_name(str(centre.get("status") or "").partition(": ")[2], 44)
 
 
 def _with_ends(value: float | None, low: float | None, high: float | None) -> str:

@@ -16,6 +16,7 @@ from common.report.figures_loho_sites import calibration, decision_curves
 from common.report.layout import fill
 from common.report.loho_tables import (
     centre_rows,
+    eligible_note,
     mean_groups,
     missing_tables,
     pooled_groups,
@@ -58,6 +59,7 @@ def loho_html(metrics: Metrics) -> str:
         sites=site_groups(metrics),
         centres=centre_rows(metrics),
         missing=missing_tables(metrics),
+        eligible=eligible_note(metrics),
         pooled=pooled_groups(metrics),
         first=labelled(min(shots, default=0)),
         method=_method(metrics),

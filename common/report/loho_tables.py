@@ -7,7 +7,7 @@ from typing import Any
 
 from common.report.loho_values import (
     Form,
-    counted,
+    averaged,
     forms_of,
     labelled,
     left_out_sites,
@@ -43,9 +43,8 @@ def mean_groups(metrics: Metrics) -> list[dict[str, Any]]:
     for shots in shots_of(metrics):
         rows = [_row(f, [show_auc(f.figures.get("auc")), *_cells(f.figures)])
                 for f in mean_forms(metrics, shots)]  # fmt: skip
-        held_out = metrics.get("held_out") or {}
-        judged = sum(bool((held_out[site] or {}).get(str(shots))) for site in held_out)
-        groups.append({"label": f"With {labelled(shots)}, {counted(judged)}", "rows": rows})
+        label = f"With {labelled(shots)}, {averaged(metrics, shots)}"
+        groups.append({"label": label, "rows": rows})
     return [group for group in groups if group["rows"]]
 
 
@@ -123,6 +122,14 @@ def centre_rows(metrics: Metrics) -> list[dict[str, Any]]:
     return rows
 
 
+def eligible_note(metrics: Metrics) -> str:
+    """Say of which records missing values are counted, where incomplete ones were left out."""
+    if any(c.get("eligible") != c.get("records") for c in metrics.get("centres") or []
+           if finite(c.get("eligible"))):  # fmt: skip
+        return "read, before incomplete records are left out"
+    return "read"
+
+
 def missing_tables(metrics: Metrics) -> list[dict[str, Any]]:
     """Tables of missing values: a row a feature, a column a centre, so many as fit the page."""
     judged = left_out_sites(metrics)
@@ -132,7 +139,7 @@ def missing_tables(metrics: Metrics) -> list[dict[str, Any]]:
     for start in range(0, len(centres), CENTRES_ACROSS):
         batch = centres[start : start + CENTRES_ACROSS]
         rows = [
-            (str(f), [_share(_count((c.get("missing") or {}).get(f)), c.get("records"))
+            (str(f), [_share(_count((c.get("missing") or {}).get(f)), c.get("eligible"))
                       for c in batch])
             for f in features
         ]  # fmt: skip

@@ -82,6 +82,30 @@ def left_out_sites(metrics: Metrics) -> list[str]:
     return [str(name) for name in metrics.get("held_out") or {}]
 
 
+def judged_at(metrics: Metrics, shots: int) -> tuple[int, int]:
+    """Return how many hospitals were judged, and at how many of these the AUC is defined.
+
+    >>> held_out = {"a": {"16": {"pooled": {"auc": 0.8}}}, "b": {"16": {"pooled": {}}}, "c": {}}
+    >>> judged_at({"held_out": held_out}, 16)
+    (2, 1)
+    """
+    found = [(site or {}).get(str(shots)) for site in (metrics.get("held_out") or {}).values()]
+    judged = [arms for arms in found if arms]
+    known = [any(finite(f.get("auc")) is not None for f in arms.values()) for arms in judged]
+    return len(judged), sum(known)
+
+
+def averaged(metrics: Metrics, shots: int) -> str:
+    """Say over how many hospitals a mean is, and that of the AUC where these are fewer.
+
+    >>> held_out = {"a": {"0": {"pooled": {}}}, "b": {"0": {"pooled": {"auc": 1.0}}}}
+    >>> averaged({"held_out": held_out}, 0)
+    '2 hospitals (AUC: one hospital)'
+    """
+    judged, known = judged_at(metrics, shots)
+    return counted(judged) + (f" (AUC: {counted(known)})" if 0 < known < judged else "")
+
+
 def by_declared(metrics: Metrics) -> list[Mapping[str, Any]]:
     """List the centres, those refused last, largest declared size first."""
     judged = set(left_out_sites(metrics))

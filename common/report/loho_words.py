@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from common.report.loho_values import (
     Form,
     counted,
+    judged_at,
     labelled,
     left_out_sites,
-    main_figures,
     mean_forms,
     shots_of,
 )
@@ -63,12 +63,22 @@ def _clause(metrics: Metrics, shots: int) -> str | None:
     mine = next((form for form in forms if form.main), None)
     if mine is None:
         return None
-    judged = sum(main_figures(metrics, s, shots) is not None for s in left_out_sites(metrics))
-    few = f" ({judged} of the hospitals)" if 0 < judged < len(left_out_sites(metrics)) else ""
+    few = _few(metrics, shots)
     name = f"{mine.arm} adapted to them" if mine.adapted else mine.arm
     said = [_measured(forms, mine, *measure) for measure in _MEASURES]
     joint = ", and " if "," in said[0] else " and "
     return f"with {labelled(shots)}{few}, {name} has {joint.join(said)}"
+
+
+def _few(metrics: Metrics, shots: int) -> str:
+    """Say how many hospitals a mean is of, where they are not all."""
+    judged, known = judged_at(metrics, shots)
+    words = []
+    if 0 < judged < len(left_out_sites(metrics)):
+        words.append(f"{judged} of the hospitals")
+    if 0 < known < judged:
+        words.append(f"the AUC of {known}, as it is not defined elsewhere")
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _measured(forms: Sequence[Form], mine: Form, key: str, label: str, sign: int) -> str:

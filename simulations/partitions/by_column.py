@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
+from common.cohort.table import read_csv
 from common.errors import DataError
 from common.files import write_atomic
 from common.scenario import ByColumn
@@ -19,16 +18,15 @@ def by_column(
     """Write each hospital's rows to a file of its own; nothing is drawn, so `seed` is not needed.
 
     Raises:
-        DataError: the table or its column is not there, or a hospital has no row.
+        DataError: the table or its column is not there, a line has a cell more or less, or a
+            hospital has no row.
     """
     path = ((data or Path()) / partition.path).resolve()
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"partition file {str(path)!r} cannot be read: {error}",
-            remedy="check --data, GRANDROUNDS_DATA and simulation.partition.path",
-        ) from None
+        table = read_csv(path)
+    except DataError as error:
+        told = error.message.replace("cohort file", "partition file", 1)
+        raise DataError(told, remedy=error.remedy) from error
     if partition.column not in table.columns:
         raise DataError(
             f"partition file {str(path)!r} has no column {partition.column!r}",

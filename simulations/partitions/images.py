@@ -10,17 +10,23 @@ hospital. Case mix and cameras are simulated; patients, images and labels are re
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DataError
+from common.cohort.images import check_images, clamped, one_each, read_archive
+from common.errors import DataError, StudyError
 from common.files import write_atomic
 from common.scenario import DealtImages
 from common.study import Study
 from simulations.partitions.types import Hospital
 
+Archive = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.str_]]
+
+_ARRAYS = ("images", "labels", "patient")
 _ROUNDED_TO = 10  # a declared size is a round number at most the true one
 
 
@@ -30,9 +36,12 @@ def dealt_images(
     """Write each hospital's archive (images, labels, patient) and return the hospitals.
 
     Raises:
-        DataError: the archive is not there, lacks an array, or has too few patients.
+        StudyError: the study expects a table.
+        DataError: the archive is not there or damaged, lacks an array or has one of another shape,
+            or has too few patients.
     """
-    images, labels, patients = _load((data or Path()) / partition.path, partition)
+    path = ((data or Path()) / partition.path).resolve()
+    images, labels, patients = _load(study, partition, path)
     rng = np.random.default_rng([2018, seed])
     names, index = np.unique(patients, return_inverse=True)
     outcome = np.zeros(len(names), dtype=np.int64)
@@ -49,29 +58,57 @@ def dealt_images(
                 remedy="lower simulation.partition.hospitals or raise its alpha",
             )
         name = f"hospital-{number + 1}"
-        path = folder / f"{name}.npz"
+        file = folder / f"{name}.npz"
         seen = _camera(images[keep], partition, rng)
-        _write(path, images=seen, labels=labels[keep], patient=patients[keep])
-        hospitals.append(Hospital(name, path, size // _ROUNDED_TO * _ROUNDED_TO))
+        _write(file, images=seen, labels=labels[keep], patient=patients[keep])
+        declared = size // _ROUNDED_TO * _ROUNDED_TO
+        hospitals.append(Hospital(name, file, declared, clamped(images[keep])))
     return hospitals
 
 
-def _load(
-    path: Path, partition: DealtImages
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.str_]]:
+def _load(study: Study, partition: DealtImages, path: Path) -> Archive:
+    """Return the images asked for, (records, height, width[, channels]), labels and patients."""
+    image = study.cohort.image
+    if image is None:
+        raise StudyError(
+            "simulation.partition deals images, and the study expects a table",
+            remedy="give the study a cohort.image table, or another partition",
+        )
     try:
-        with np.load(path.resolve(), allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"].astype(np.int64)
-            patients = archive["patient"].astype(str)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"partition file {str(path)!r} cannot be read: {error}",
-            remedy="check --data, GRANDROUNDS_DATA and simulation.partition.path",
-        ) from None
+        arrays = read_archive(path, lambda archive: _pick(path, archive))
+        images = arrays["images"]
+        check_images(path, images if images.ndim != 3 else images[..., None], image)
+        texts = [one_each(path, name, arrays[name], len(images)) for name in ("labels", "patient")]
+    except DataError as error:
+        told = error.message.replace("cohort file", "partition file", 1)
+        raise DataError(told, remedy=error.remedy) from error
+    labels, patients = _numbers(path, texts[0]), np.array(texts[1])
     if partition.labels:
         keep = np.isin(labels, partition.labels)
         images, labels, patients = images[keep], labels[keep], patients[keep]
     return images, labels, patients
+
+
+def _pick(path: Path, archive: Any) -> dict[str, NDArray[Any]]:
+    absent = [name for name in _ARRAYS if name not in archive.files]
+    if absent:
+        raise DataError(
+            f"cohort file {str(path)!r} has no array {absent[0]!r} "
+            f"(it has {', '.join(archive.files)})",
+            remedy=f"a partition deals whole patients: it needs the arrays {', '.join(_ARRAYS)}, "
+            "one entry an image each",
+        )
+    return {name: archive[name] for name in _ARRAYS}
+
+
+def _numbers(path: Path, texts: Sequence[str]) -> NDArray[np.int64]:
+    try:
+        return np.array([float(text) for text in texts]).astype(np.int64)
+    except ValueError:
+        raise DataError(
+            f"partition file {str(path)!r}: a label is no number (labels are {texts[0]!r}, ...)",
+            remedy="number the outcomes from 0; the study's label.map names them",
+        ) from None
 
 
 def _deal(
@@ -88,7 +125,7 @@ def _deal(
 
 
 def _camera(
-    images: NDArray[np.uint8], partition: DealtImages, rng: np.random.Generator
+    images: NDArray[Any], partition: DealtImages, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Return the images as this hospital's camera would have taken them."""
     from scipy.ndimage import gaussian_filter  # only this partition waits for it
@@ -97,7 +134,7 @@ def _camera(
     contrast = np.exp(partition.contrast * rng.standard_normal())
     brightness = partition.brightness * rng.standard_normal()
     blur, noise = partition.blur * rng.uniform(), partition.noise * rng.uniform()
-    x = (images / 255.0) ** gamma
+    x = (np.clip(images, 0, 255) / 255.0) ** gamma
     x = (x - 0.5) * contrast + 0.5 + brightness
     x = gaussian_filter(x, sigma=(0.0, blur, blur, 0.0)[: x.ndim])
     x = x + noise * rng.standard_normal(x.shape)

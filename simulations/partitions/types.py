@@ -8,8 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital of a simulation: where its patients are and how many it declares."""
+    """A hospital of a simulation: where its patients are and how many it declares.
+
+    Attributes:
+        notes: What the partition had to change in its patients, as a reader's notes.
+    """
 
     name: str
     path: Path
     declared: int
+    notes: tuple[str, ...] = ()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import torch
 from flwr.app import Context, RecordDict
 
 import client.agent
+from client.administration import perform_locally
 from client.agent import Agent, agent_of, folder_transport
+from client.approval import approve
+from client.ledger import Ledger
 from client.policy import Policy, Reason
 from client.site import load_site
 from common.codec import decode, encode
@@ -30,7 +33,7 @@ from common.privacy.engine import PrivateModel
 from common.privacy.noise import SeededSource
 from common.seeds import derive
 from common.wire import Envelope, pack
-from tests.small_world import csv_text, hospital, roomy, small_plan
+from tests.small_world import csv_text, hospital, made_site, roomy, small_plan
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +72,14 @@ def request(plan: Plan, kind: str = "train", number: int = 1, **changes: Any) ->
     return Envelope({k: v for k, v in header.items() if v is not None}, payload)
 
 
-def entries(folder: Path) -> list[tuple[str, str, str]]:
-    db = sqlite3.connect(folder / "alpha" / "ledger.sqlite")
-    rows = db.execute("SELECT phase, state, events FROM entries ORDER BY id").fetchall()
-    db.close()
-    return rows
+def entries(folder: Path) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Return phase, state and price of every reserve."""
+    ledger = Ledger(folder / "alpha" / "ledger.sqlite", durable=False)
+    reserves, commits = ledger.entries("reserve"), ledger.entries("commit")
+    ledger.close()
+    done = {e.body["reserve"] for e in commits}
+    states = {True: "committed", False: "reserved"}
+    return [(e.body["phase"], states[e.seq in done], e.body["events"]) for e in reserves]
 
 
 def assert_refused(answer: Envelope, reason: Reason) -> None:
@@ -133,7 +139,8 @@ def test_joining_says_a_name_and_the_declared_size_and_reads_no_patient(
     answer = agent.handle(request(plan, "join", 0, payload=b""))
     names = {"digest": plan.digest, "run": "main", "round": 0, "site": "alpha"}
     receipt = {"epsilon": 0.0, "reserves": 0}
-    assert answer.header == {"status": "ok", **names, "declared": 40, **receipt}
+    public = {"declared": 40, "noise": "seeded"}
+    assert answer.header == {"status": "ok", **names, **public, **receipt}
     assert decode(answer.payload) == {}
 
 
@@ -141,7 +148,7 @@ def test_everything_but_joining_has_a_price(start: Any, plan: Plan, tmp_path: Pa
     agent = start()
     for asked in (request(plan, "join", 0), request(plan), request(plan, "evaluate", 3)):
         assert agent.handle(asked).header["status"] == "ok"
-    prices = {phase: json.loads(events) for phase, _, events in entries(tmp_path)}
+    prices = {phase: events for phase, _, events in entries(tmp_path)}
     assert prices["join"] == []
     [train], [evaluate] = prices["train"], prices["evaluate"]
     # Two local steps at the study's sigma; one histogram at the compiled one.
@@ -225,16 +232,33 @@ def test_a_whole_run_fits_its_exact_price_and_not_one_round_more(start: Any, pla
 
 
 def test_reasons_are_a_closed_set_without_patients() -> None:
+    # What a reason says of patients is decided here, by whoever adds one to this list.
     assert sorted(r.name for r in Reason) == [
         "ALREADY_ANSWERED",
         "BUDGET",
+        "BUSY",
+        "CHANGED_REQUEST",
+        "COHORT_CHANGED",
+        "COHORT_TOO_SMALL",
         "DECLARED_TOO_SMALL",
         "DELTA_TOO_LARGE",
         "FAILED",
+        "LEARNER_NOT_ALLOWED",
+        "LEDGER_BEHIND",
         "MALFORMED",
+        "MODEL_NOT_ALLOWED",
+        "MODEL_TOO_LARGE",
         "NOT_PRIVATE",
+        "NO_POLICY",
+        "OUTSIDE_HOURS",
         "OUT_OF_PLAN",
+        "PAUSED",
+        "RELEASE_NOT_ALLOWED",
         "RUN_LIMIT",
+        "SIGMA_TOO_SMALL",
+        "STUDY_BUDGET",
+        "TOO_LARGE",
+        "TOO_MANY_STEPS",
         "UNKNOWN_STUDY",
     ]
 
@@ -365,13 +389,223 @@ def test_an_unknown_price_in_the_ledger_stops_every_release(
 ) -> None:
     agent = start()
     agent.handle(request(plan))
-    db = sqlite3.connect(tmp_path / "alpha" / "ledger.sqlite")
-    db.execute("""UPDATE entries SET events = '[{"kind": "laplace", "scale": 1.0}]'""")
-    db.commit()
-    db.close()
+    later = {"digest": "a later version's", "run": "main", "phase": "train", "round": 1}
+    price = {"delta": 1e-3, "events": [{"kind": "laplace", "scale": 1.0}], "request": ""}
+    with agent.ledger.transaction():
+        agent.ledger._append("reserve", {**later, **price})
     assert_refused(agent.handle(request(plan, number=2)), Reason.FAILED)
-    assert len(entries(tmp_path)) == 1
+    assert len(entries(tmp_path)) == 2
     assert "laplace" in log_of(tmp_path)
+
+
+def test_the_policy_is_read_again_when_it_changes_and_without_one_nothing_runs(
+    start: Any, plan: Plan, tmp_path: Path
+) -> None:
+    agent, path = start(), tmp_path / "alpha" / "policy.toml"
+    assert agent.handle(request(plan)).header["status"] == "ok"
+    text = path.read_text()
+    path.unlink()
+    assert_refused(agent.handle(request(plan, number=2)), Reason.NO_POLICY)
+    path.write_text("epsilon = 'much'\n")
+    assert_refused(agent.handle(request(plan, number=2)), Reason.NO_POLICY)
+    assert "'much'" in log_of(tmp_path)
+    path.write_text(text + "max_steps = 1\n")
+    assert_refused(agent.handle(request(plan, number=2)), Reason.TOO_MANY_STEPS)
+    path.write_text(text)
+    assert agent.handle(request(plan, number=2)).header["status"] == "ok"
+
+
+def test_an_agent_without_a_policy_does_not_start(plan: Plan, tmp_path: Path) -> None:
+    hospital(tmp_path / "alpha", plan)
+    (tmp_path / "alpha" / "policy.toml").unlink()
+    with pytest.raises(SiteError, match="nothing runs") as caught:
+        Agent(tmp_path / "alpha", durable=False)
+    assert "policy.toml" in caught.value.message
+
+
+def test_a_request_of_a_size_or_a_model_above_the_limit_is_refused(
+    start: Any, plan: Plan, tmp_path: Path
+) -> None:
+    # Two inputs, two classes: 6 weights of 4 bytes, four times, are 96 bytes.
+    small = request(plan, payload=bytes(1001))
+    agent = start(policy=roomy(plan, max_message_mb=0.001))
+    assert_refused(agent.handle(small), Reason.TOO_LARGE)
+    exact = start(policy=roomy(plan, memory_gb=96e-9))
+    assert exact.handle(request(plan)).header["status"] == "ok"
+    less = start(policy=roomy(plan, memory_gb=95e-9))
+    assert_refused(less.handle(request(plan, number=2)), Reason.MODEL_TOO_LARGE)
+    assert len(entries(tmp_path)) == 1
+
+
+def test_outside_its_hours_a_site_does_not_answer(plan: Plan, tmp_path: Path) -> None:
+    hospital(tmp_path / "alpha", plan, policy=roomy(plan, hours="20:00-06:00"))
+    times = [datetime(2026, 1, 1, 12), datetime(2026, 1, 1, 21)]
+    agent = Agent(tmp_path / "alpha", durable=False, clock=lambda: times.pop(0))
+    assert_refused(agent.handle(request(plan)), Reason.OUTSIDE_HOURS)
+    assert agent.handle(request(plan)).header["status"] == "ok"
+    agent.close()
+
+
+def test_a_site_that_paused_refuses_everything_until_it_resumes(
+    start: Any, plan: Plan, tmp_path: Path
+) -> None:
+    agent = start()
+    agent.handle(request(plan))
+    agent.ledger.record("pause", {"by": "a test"})
+    for asked in (request(plan, "join", 0), request(plan), request(plan, number=2)):
+        assert_refused(agent.handle(asked), Reason.PAUSED)
+    agent.ledger.record("resume", {"by": "a test"})
+    assert agent.handle(request(plan, number=2)).header["status"] == "ok"
+
+
+def test_a_revoked_study_stops_at_once_though_it_is_warm(
+    start: Any, plan: Plan, tmp_path: Path
+) -> None:
+    # Break it once: keep the plan that was read, and the second request is answered.
+    agent, path = start(), tmp_path / "alpha" / "approved" / f"{plan.digest}.toml"
+    assert agent.handle(request(plan)).header["status"] == "ok"
+    text = path.read_text()
+    path.unlink()
+    assert_refused(agent.handle(request(plan, number=2)), Reason.UNKNOWN_STUDY)
+    path.write_text(text)
+    assert agent.handle(request(plan, number=2)).header["status"] == "ok"
+
+
+def test_an_approval_for_one_run_holds_where_the_policy_lets_more(start: Any, plan: Plan) -> None:
+    agent = start(policy=roomy(plan, epsilon=1e3, runs=3))
+    body = {"digest": plan.digest, "study": "small", "runs": 1, "by": "a test"}
+    agent.ledger.record("approval", body)
+    assert agent.handle(request(plan)).header["status"] == "ok"
+    assert_refused(agent.handle(request(plan, run="second")), Reason.RUN_LIMIT)
+
+
+def test_another_studys_rounds_cannot_eat_what_a_begun_one_still_needs(
+    start: Any, plan: Plan
+) -> None:
+    other = small_plan(name="other")
+    room = roomy(plan, epsilon=plan.epsilon + other.epsilon_after(1), delta=1.0 - 1e-9)
+    agent = start(plan, other, policy=room)
+    assert agent.handle(request(plan)).header["status"] == "ok"
+    assert_refused(agent.handle(request(other)), Reason.BUDGET)
+    for number in (2, 3):
+        assert agent.handle(request(plan, number=number)).header["status"] == "ok"
+
+
+def test_an_approval_that_no_longer_holds_stops_its_own_study_alone(
+    start: Any, plan: Plan, tmp_path: Path
+) -> None:
+    # As after an upgrade under which the other study's rules have another digest.
+    other = small_plan(name="other")
+    agent = start(plan, other, policy=roomy(plan, epsilon=10.0, delta=0.01))
+    assert agent.handle(request(other)).header["status"] == "ok"
+    path = tmp_path / "alpha" / "approved" / f"{other.digest}.toml"
+    path.write_text(path.read_text().replace("bins = 4", "bins = 6"))
+    assert agent.handle(request(plan)).header["status"] == "ok"
+    assert_refused(agent.handle(request(other, number=2)), Reason.FAILED)
+
+
+def test_refusals_are_in_the_ledger_with_what_was_asked(start: Any, plan: Plan) -> None:
+    agent = start()
+    agent.handle(request(plan, number=9))
+    agent.handle(request(plan, digest=["a" * 500]))
+    one, two = [dict(e.body) for e in agent.ledger.entries("refusal")]
+    assert (one["reason"], one["digest"], one["round"]) == ("OUT_OF_PLAN", plan.digest, "9")
+    assert two["reason"] == "MALFORMED"
+    assert len(two["digest"]) <= 128
+
+
+def test_the_same_round_with_other_weights_is_refused(start: Any, plan: Plan) -> None:
+    agent = start()
+    agent.handle(request(plan))
+    other = {k: v + 1 for k, v in theta(plan).items()}
+    answer = agent.handle(request(plan, payload=encode(other)))
+    assert_refused(answer, Reason.CHANGED_REQUEST)
+
+
+# A site with a secret: what was approved, and who has withdrawn
+
+
+@pytest.fixture
+def own(tmp_path: Path, plan: Plan, open_agents: list[Agent]) -> Agent:
+    """Return the agent of a site that was set up as hospitals do, with the study approved."""
+    folder = made_site(tmp_path / "alpha")
+    policy = folder / "policy.toml"
+    policy.write_text(policy.read_text() + "noise_seed = 7\n")
+    agent = Agent(folder, durable=False)
+    open_agents.append(agent)
+    approve(load_site(folder), agent.ledger, plan)
+    return agent
+
+
+def test_a_cohort_that_changed_since_approval_is_not_read_until_it_is_confirmed(
+    own: Agent, plan: Plan, tmp_path: Path
+) -> None:
+    patients = tmp_path / "alpha.csv"
+    patients.write_text(patients.read_text() + "p99,99,120.0,ill\n")
+    for _ in range(2):  # a change is a fact about patients: the coordinator hears of a pause
+        assert_refused(own.handle(request(plan)), Reason.PAUSED)
+    assert entries(tmp_path) == []
+    assert own.ledger.entries("refusal")[-1].body["reason"] == "COHORT_CHANGED"
+    perform_locally(own, "confirm", {"by": "a test"})
+    assert own.handle(request(plan)).header["status"] == "ok"
+
+
+def test_a_warm_agent_notices_an_approval_for_more_runs(own: Agent, plan: Plan) -> None:
+    # Break it once: keep what the first approval covered.
+    second = request(plan, run="second")
+    assert own.handle(request(plan)).header["status"] == "ok"
+    assert_refused(own.handle(second), Reason.RUN_LIMIT)
+    policy = own.folder / "policy.toml"
+    policy.write_text(policy.read_text().replace("runs = 1", "runs = 2"))
+    assert_refused(own.handle(second), Reason.RUN_LIMIT)  # the board's word still covers one
+    perform_locally(own, "approve", {"study": plan.study.rules(), "runs": 2})
+    assert own.handle(second).header["status"] == "ok"
+
+
+def test_a_cohort_that_changes_while_the_agent_is_warm_waits_for_the_next_start(
+    own: Agent, plan: Plan, tmp_path: Path, open_agents: list[Agent]
+) -> None:
+    assert own.handle(request(plan)).header["status"] == "ok"
+    patients = tmp_path / "alpha.csv"
+    patients.write_text(patients.read_text() + "p99,99,120.0,ill\n")
+    assert own.handle(request(plan, number=2)).header["status"] == "ok"
+    open_agents.append(Agent(own.folder, durable=False))
+    assert_refused(open_agents[-1].handle(request(plan, number=3)), Reason.PAUSED)
+
+
+def test_whoever_withdraws_is_in_no_later_round_of_a_warm_agent(
+    own: Agent, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Break it once: keep the patients that were read. The first input tells the patient.
+    seen: list[set[int]] = []
+
+    def adapt(model: Any, theta: Params, patients: Patients, source: Any) -> Params:
+        seen.append({round(v * 1000) for v in patients.train.x[:, 0].tolist()})
+        assert patients.declared == 40  # the public divisor stays what it was
+        return {k: torch.zeros_like(v) for k, v in theta.items()}
+
+    learner = Learner("watching", learner_for(plan).init, adapt, learner_for(plan).apply)
+    monkeypatch.setattr(client.agent, "learner_for", lambda plan: learner)
+    own.handle(request(plan))
+    gone = min(seen[0])
+    perform_locally(own, "withdraw", {"patient": f"p{gone}"})
+    own.handle(request(plan, number=2))
+    assert seen[1] == seen[0] - {gone}
+
+
+def test_a_delivered_model_is_kept_with_its_card_and_costs_nothing(
+    own: Agent, plan: Plan, tmp_path: Path
+) -> None:
+    own.handle(request(plan))
+    before = own.handle(request(plan)).header["epsilon"]
+    answer = own.handle(request(plan, "deliver", 3, card="# Model card"))
+    assert (answer.header["status"], answer.header["epsilon"]) == ("ok", before)
+    assert decode(answer.payload) == {}
+    folder = tmp_path / "alpha" / "models" / "main"
+    assert (folder / "model_card.md").read_text() == "# Model card"
+    assert set(decode((folder / "model.safetensors").read_bytes())) == set(theta(plan))
+    assert_refused(own.handle(request(plan, "deliver", 2)), Reason.OUT_OF_PLAN)
+    assert_refused(own.handle(request(plan, "deliver", 3, card=7)), Reason.MALFORMED)
 
 
 # What stays at the site
@@ -441,7 +675,7 @@ def test_counts_of_clamped_and_missing_values_stay_in_the_sites_log(
     assert "pressure: 1 out of [60, 220], clamped" in log
     assert "pressure: 1 missing" in log
     expected = {"status", "digest", "run", "round", "site", "epsilon", "reserves"}
-    assert set(answers[0].header) == expected | {"declared"}
+    assert set(answers[0].header) == expected | {"declared", "noise"}
     assert set(answers[1].header) == expected
     assert set(decode(answers[1].payload)) == set(params_of(build(plan.study)))
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,13 @@ from client.gate import Release, decode_fitting, release
 from client.ledger import Key, Ledger
 from client.policy import Policy, Reason, Refused
 from common.codec import decode, encode
-from common.errors import GrandroundsError
+from common.errors import GrandroundsError, SiteError
 from common.params import Params
-from common.plan import Plan
+from common.plan import Plan, write_plan
 from common.privacy.accounting import epsilon
 from common.privacy.events import merge
 from common.wire import Envelope
+from tests.ledger_reader import releases
 from tests.small_world import roomy, small_plan
 
 LIKE = {"w": torch.zeros(2)}
@@ -47,10 +49,17 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def asked(
-    plan: Plan, compute: Callable[[], Params] = lambda: GOOD, *, number: int = 1, run: str = "main"
+    plan: Plan,
+    compute: Callable[[], Params] = lambda: GOOD,
+    *,
+    number: int = 1,
+    run: str = "main",
+    payload: bytes = b"weights",
+    seen: Any = 0,
 ) -> Release:
     key = Key(plan.digest, run, "train", number)
-    return Release(key, plan, (plan.training_price(),), LIKE, compute, {"site": "alpha"})
+    request = Envelope({"seen": seen}, payload)
+    return Release(key, plan, (plan.training_price(),), LIKE, compute, {"site": "alpha"}, request)
 
 
 def ask(release_: Release, ledger: Ledger, policy: Policy | None = None) -> Envelope:
@@ -64,12 +73,8 @@ def refusal(release_: Release, ledger: Ledger, policy: Policy | None = None) -> 
     return caught.value.reason
 
 
-def rows(path: Path) -> list[tuple[str, str, bytes | None]]:
-    """Read the ledger as another program would: through its own connection."""
-    db = sqlite3.connect(path)
-    found = db.execute("SELECT state, events, reply FROM entries ORDER BY id").fetchall()
-    db.close()
-    return found
+def states(path: Path) -> list[tuple[str, bytes | None]]:
+    return [(line.state, line.reply) for line in releases(path)]
 
 
 def never() -> Params:
@@ -83,15 +88,14 @@ def test_the_price_is_in_the_file_before_patients_are_read_and_the_reply_only_af
     seen = []
 
     def compute() -> Params:
-        seen.extend(rows(path))
+        seen.extend(releases(path))
         return GOOD
 
     answer = ask(asked(plan, compute), ledger)
-    [(state, events, reply)] = seen
-    assert state == "reserved"
-    assert '"part": "train"' in events
-    assert reply is None
-    assert [(s, r) for s, _, r in rows(path)] == [("committed", answer.payload)]
+    [line] = seen
+    assert (line.state, line.reply) == ("reserved", None)
+    assert [event["part"] for event in line.events] == ["train"]
+    assert states(path) == [("committed", answer.payload)]
 
 
 def test_the_policy_is_asked_before_the_reserve_and_about_the_ledger_with_the_release(
@@ -102,7 +106,7 @@ def test_the_policy_is_asked_before_the_reserve_and_about_the_ledger_with_the_re
     class Watching(Policy):
         def objection(self, plan, *, declared, run, accounts):
             accounts = list(accounts)
-            seen.append((len(rows(path)), accounts, declared, run))
+            seen.append((len(releases(path)), accounts, declared, run))
 
     ask(asked(plan), ledger, Watching(epsilon=1, delta=0.1))
     [(entries, [account], declared, run)] = seen
@@ -139,7 +143,7 @@ def test_a_refused_release_computes_nothing_and_writes_nothing(
 ) -> None:
     policy = roomy(plan, epsilon=1e-6)
     assert refusal(asked(plan, never), ledger, policy) is Reason.BUDGET
-    assert rows(path) == []
+    assert releases(path) == []
 
 
 def test_the_same_request_twice_is_computed_once_and_charged_once(
@@ -150,7 +154,7 @@ def test_the_same_request_twice_is_computed_once_and_charged_once(
     second = ask(asked(plan, never), ledger)
     assert second == first
     assert decode(first.payload)["w"].tolist() == [1.0, 2.0]
-    assert len(rows(path)) == 1
+    assert len(releases(path)) == 1
 
 
 def test_a_stored_reply_is_given_whatever_the_policy_says_by_now(
@@ -169,7 +173,7 @@ def test_another_round_or_run_is_another_release(
     ask(asked(plan), ledger, policy)
     answer = ask(asked(plan, **other), ledger, policy)  # type: ignore[arg-type]
     assert answer.header["reserves"] == 2
-    assert len(rows(path)) == 2
+    assert len(releases(path)) == 2
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
@@ -182,24 +186,25 @@ def test_a_crash_after_the_reserve_leaves_the_price_and_the_next_ask_pays_again(
 
     with pytest.raises(failure):
         ask(asked(plan, crash), ledger)
-    assert [s for s, _, _ in rows(path)] == ["reserved"]
+    assert [state for state, _ in states(path)] == ["reserved"]
     answer = ask(asked(plan), ledger)
-    assert [s for s, _, _ in rows(path)] == ["reserved", "committed"]
+    assert [state for state, _ in states(path)] == ["reserved", "committed"]
     assert answer.header["reserves"] == 2
     twice = merge([plan.training_price()] * 2)
     assert answer.header["epsilon"] == epsilon(twice, delta=plan.delta)
 
 
 def test_crashes_use_up_the_budget(plan: Plan, ledger: Ledger, path: Path) -> None:
+    # The plan has three rounds: three crashes cost as much.
     def crash() -> Params:
         raise RuntimeError
 
-    policy = roomy(plan, epsilon=plan.epsilon_after(2) + 1e-9)
-    for _ in range(2):
+    policy = roomy(plan, epsilon=plan.epsilon)
+    for _ in range(3):
         with pytest.raises(RuntimeError):
             ask(asked(plan, crash), ledger, policy)
     assert refusal(asked(plan, never), ledger, policy) is Reason.BUDGET
-    assert len(rows(path)) == 2
+    assert len(releases(path)) == 3
 
 
 _KILLED = """
@@ -208,13 +213,16 @@ from pathlib import Path
 from client.gate import Release, release
 from client.ledger import Key, Ledger
 from common.plan import read_plan
+from common.wire import Envelope
+from tests.ledger_reader import releases
 from tests.small_world import roomy
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 plan = read_plan(Path(sys.argv[2]))
-asked = Release(Key(plan.digest, "main", "train", 1), plan, (plan.training_price(),), {}, die, {})
+key, request = Key(plan.digest, "main", "train", 1), Envelope({}, b"weights")
+asked = Release(key, plan, (plan.training_price(),), {}, die, {}, request)
 release(asked, ledger=Ledger(sys.argv[1]), policy=roomy(plan), declared=40)
 """
 
@@ -222,8 +230,6 @@ release(asked, ledger=Ledger(sys.argv[1]), policy=roomy(plan), declared=40)
 def test_a_process_killed_while_it_computes_has_paid(
     plan: Plan, path: Path, tmp_path: Path
 ) -> None:
-    from common.plan import write_plan
-
     command = [sys.executable, "-c", _KILLED, str(path), str(write_plan(plan, tmp_path))]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -254,7 +260,7 @@ def test_what_does_not_fit_never_gets_out_and_is_paid_for(
     # Break it once: skip the release check.
     with pytest.raises(GrandroundsError, match="does not fit"):
         ask(asked(plan, lambda: value), ledger)
-    assert [(s, r) for s, _, r in rows(path)] == [("reserved", None)]
+    assert states(path) == [("reserved", None)]
 
 
 def test_a_reply_that_is_no_longer_kept_is_not_computed_again(
@@ -263,7 +269,7 @@ def test_a_reply_that_is_no_longer_kept_is_not_computed_again(
     ask(asked(plan, number=1), ledger)
     ask(asked(plan, number=2), ledger)
     assert refusal(asked(plan, never, number=1), ledger) is Reason.ALREADY_ANSWERED
-    assert len(rows(path)) == 2
+    assert len(releases(path)) == 2
 
 
 def test_a_receipt_tells_nothing_of_other_studies(plan: Plan, ledger: Ledger) -> None:
@@ -282,6 +288,158 @@ def test_a_receipt_tells_nothing_of_other_studies(plan: Plan, ledger: Ledger) ->
         "epsilon": plan.epsilon_after(1),
         "reserves": 1,
     }
+
+
+def test_the_same_round_with_other_parameters_is_refused_answered_or_not(
+    plan: Plan, ledger: Ledger, path: Path
+) -> None:
+    # A difference of two answers under one noise, or two for one price. Break it once: compare
+    # with the answered requests only.
+    def crash() -> Params:
+        raise RuntimeError
+
+    first = ask(asked(plan), ledger)
+    with pytest.raises(RuntimeError):
+        ask(asked(plan, crash, number=2), ledger)
+    for number in (1, 2):
+        changed = asked(plan, never, number=number, payload=b"other")
+        assert refusal(changed, ledger) is Reason.CHANGED_REQUEST
+    assert len(releases(path)) == 2
+    assert ask(asked(plan, never), ledger).payload == first.payload
+    assert ask(asked(plan, number=2), ledger).header["reserves"] == 3
+
+
+def test_other_parameters_are_told_apart_after_a_restart_too(
+    plan: Plan, ledger: Ledger, path: Path
+) -> None:
+    ask(asked(plan), ledger)
+    ledger.close()
+    again = Ledger(path)
+    assert refusal(asked(plan, never, payload=b""), again) is Reason.CHANGED_REQUEST
+    again.close()
+
+
+def test_a_paused_site_gives_nothing_not_even_an_answer_that_it_gave(
+    plan: Plan, ledger: Ledger
+) -> None:
+    first = ask(asked(plan), ledger)
+    ledger.record("pause", {})
+    for number in (1, 2):
+        assert refusal(asked(plan, never, number=number), ledger) is Reason.PAUSED
+    ledger.record("resume", {})
+    assert ask(asked(plan, never), ledger) == first
+
+
+def test_a_coordinator_that_has_seen_more_reserves_stops_every_release_until_reconciled(
+    plan: Plan, ledger: Ledger, path: Path
+) -> None:
+    # Break it once: hear what was seen within the transaction that the refusal rolls back.
+    ask(asked(plan), ledger)
+    assert ask(asked(plan, number=2, seen=1), ledger).header["reserves"] == 2
+    assert refusal(asked(plan, never, number=3, seen=7), ledger) is Reason.LEDGER_BEHIND
+    assert refusal(asked(plan, never, number=3), ledger) is Reason.LEDGER_BEHIND
+    other = small_plan(name="other")
+    assert refusal(asked(other, never), ledger) is Reason.LEDGER_BEHIND
+    assert len(releases(path)) == 2
+    ledger.reconcile([(plan.digest, plan.delta, [plan.training_price(rounds=3)])], "restored")
+    answer = ask(asked(plan, number=3, seen=7), ledger)
+    assert answer.header["reserves"] == 8
+    assert answer.header["epsilon"] == plan.epsilon_after(6)
+
+
+@pytest.mark.parametrize("seen", [-1, "3", 1.0, True, None, [], 10**400])
+def test_a_count_that_is_none_is_malformed(plan: Plan, ledger: Ledger, seen: object) -> None:
+    assert refusal(asked(plan, never, seen=seen), ledger) is Reason.MALFORMED
+    assert ledger.behind is None
+
+
+def test_a_ledger_that_lost_its_head_releases_nothing(
+    plan: Plan, ledger: Ledger, path: Path
+) -> None:
+    ask(asked(plan), ledger)
+    ledger.close()
+    path.with_suffix(".head").unlink()
+    again = Ledger(path)
+    assert refusal(asked(plan, never, number=2), again) is Reason.LEDGER_BEHIND
+    again.close()
+
+
+def test_a_full_disk_under_the_ledger_computes_nothing(
+    plan: Plan, ledger: Ledger, path: Path
+) -> None:
+    # Break it once: reserve after computing.
+    db = ledger._journal.db
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages}")
+    computed = []
+
+    def compute() -> Params:
+        computed.append(True)
+        return GOOD
+
+    def ask_many() -> None:
+        for number in range(100):
+            ask(asked(plan, compute, number=number), ledger, Policy(epsilon=1e6, delta=0.1))
+
+    with pytest.raises(SiteError, match="disk is full"):
+        ask_many()
+    assert len(computed) <= len(releases(path)) < 100
+    assert ledger.verify().ok
+
+
+_SPENDER = """
+import sys
+from pathlib import Path
+import torch
+from client.gate import Release, release
+from client.ledger import Key, Ledger
+from client.policy import Refused
+from common.plan import read_plan
+from common.wire import Envelope
+from tests.small_world import roomy
+
+plan = read_plan(Path(sys.argv[2]))
+plan.epsilon, plan.epsilon_after(4)  # warm
+print("ready", flush=True)
+first = int(sys.stdin.readline())
+ledger, policy = Ledger(sys.argv[1]), roomy(plan, epsilon=plan.epsilon)
+for number in range(first, first + 5):
+    key = Key(plan.digest, "main", "train", number)
+    asked = Release(key, plan, (plan.training_price(),), {}, dict, {}, Envelope({}))
+    try:
+        release(asked, ledger=ledger, policy=policy, declared=40)
+    except Refused as refused:
+        print(refused, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_cannot_spend_one_budget_twice(
+    plan: Plan, path: Path, tmp_path: Path
+) -> None:
+    # Room for the plan's three rounds; each process asks for five of its own.
+    command = [sys.executable, "-c", _SPENDER, str(path), str(write_plan(plan, tmp_path))]
+    root, pipe = Path(__file__).parents[2], subprocess.PIPE
+    spenders = [
+        subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(2)
+    ]
+    for spender in spenders:
+        assert spender.stdout is not None
+        assert spender.stdout.readline() == "ready\n"
+    for first, spender in zip((1, 11), spenders, strict=True):
+        assert spender.stdin is not None
+        spender.stdin.write(f"{first}\n")
+        spender.stdin.flush()
+    refused = 0
+    for spender in spenders:
+        output, errors = spender.communicate()
+        assert spender.returncode == 0, errors
+        refused += output.count(Reason.BUDGET)
+    assert (len(releases(path)), refused) == (3, 7)
+    ledger = Ledger(path)
+    assert ledger.verify().ok
+    ledger.close()
 
 
 def test_a_release_cannot_be_made_without_naming_its_price(plan: Plan) -> None:

@@ -228,6 +228,16 @@ def test_a_model_of_images_refuses_a_table(name):
     assert "logistic" in caught.value.remedy
 
 
+@pytest.mark.parametrize("name", ["conv4", "resnet18"])
+def test_a_model_of_pictures_refuses_what_maps_make_of_them(name):
+    """Fault it is for: "the cohort is a table", which it is not."""
+    values = study(name).model_dump(mode="json")
+    values["cohort"]["image"]["maps"] = [{"kind": "pixels", "size": 4}]
+    with pytest.raises(StudyError, match=r"maps makes a table of 16 numbers") as caught:
+        build(parse_study(values, origin="t"))
+    assert "drop cohort.image.maps" in caught.value.remedy
+
+
 def test_auto_is_a_device_of_this_machine():
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     assert pick_device("auto").type == kind

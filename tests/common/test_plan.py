@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import StudyError
 from common.plan import DIGEST_VERSION, Plan, compile_study, read_plan, write_plan
+from common.review import bears, review
 from common.study import load_study, parse_study
 
 STUDIES = sorted((Path(__file__).parents[2] / "simulations" / "studies").glob("*.toml"))
@@ -99,9 +100,13 @@ MUTANTS = {
     "server.momentum": 0.8,
     "server.beta2": 0.9,
     "server.weights": "equal",
+    "server.aggregation": "median",
+    "server.liars": 1,
+    "server.norm_bound": 3.0,
     "rounds.count": 5,
     "rounds.quorum": 3,
     "rounds.deadline_s": 60,
+    "rounds.retries": 1,
     "privacy.epsilon": 1.1,
     "privacy.delta": 2e-4,
     "privacy.clip": 2.0,
@@ -190,9 +195,9 @@ def test_the_compiled_noise_changes_the_digest(noise):
 # Hospitals have approved digests. If these change, a rule was added, renamed or given another
 # default, or the encoding changed: raise DIGEST_VERSION, put the new digests here, and say in the
 # changelog that studies must be approved anew.
-TABLE_DIGEST = "36448ac7e770db95e99aca2c6d35b0b11f9411e35eb10e2903ca95e60ad891cc"
-IMAGES_DIGEST = "c7801e67fbdcc1115017173f64c3c9b2a8dd082e9ee9fa93186bec628c25d749"
-MAPPED_DIGEST = "b515973271b1a8fad48b4b6a74fba66837b6191e6314d3bcdbab059f37825879"
+TABLE_DIGEST = "71642da0c84282fd8ae619f7a16d34805439d393fefb7453877f9c0a40fbad91"
+IMAGES_DIGEST = "27b41cc3fd02c510b1025e90c5ddd8d697e455e05306192165ebd576f2cbb00e"
+MAPPED_DIGEST = "30ba79fc3a928016122fad86e4860a04e3b7a32d93a08bf855c85e2db2b1a814"
 
 
 def test_the_digest_of_a_study_stays_what_it_is():
@@ -415,3 +420,56 @@ def test_an_evaluation_of_more_than_two_classes_pays_for_each(values, histograms
     price = plan_of(values).evaluation_price()
     assert plan_of(values).histograms == price.count == histograms
     assert (price.sampling_rate, price.sigma, price.part) == (1.0, 2.5, "holdout")
+
+
+def aggregating(quorum, **server):
+    values = {**TABLE, "rounds": {"count": 4, "quorum": quorum}, "server": server}
+    return parse_study({k: v for k, v in values.items() if k != "evaluation"}, origin="t")
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "liars", "quorum"),
+    [("median", 1, 3), ("trimmed_mean", 1, 3), ("trimmed_mean", 2, 5), ("krum", 0, 3),
+     ("krum", 1, 5), ("krum", 2, 7)],
+)  # fmt: skip
+def test_liars_need_a_quorum_that_bears_them(aggregation, liars, quorum):
+    # 2 f + 1 for the median and the trimmed mean, 2 f + 3 for Krum; one less is refused.
+    server = {"aggregation": aggregation, "liars": liars}
+    compile_study(aggregating(quorum, **server))
+    with pytest.raises(StudyError) as caught:
+        compile_study(aggregating(quorum - 1, **server))
+    assert f"server.liars is {liars}" in caught.value.message
+    assert f"rounds.quorum is {quorum - 1}" in caught.value.message
+    assert f"raise rounds.quorum to {quorum}," in caught.value.remedy
+
+
+def test_a_mean_bears_no_liar():
+    with pytest.raises(StudyError, match=r"server\.liars is 1.*'mean', which bears none") as caught:
+        compile_study(aggregating(9, liars=1))
+    assert "median" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ({}, "the mean of all hospitals' changes, weighted by declared size"),
+        ({"aggregation": "median"}, "the median of all hospitals' changes"),
+        ({"aggregation": "trimmed_mean", "liars": 1}, "the smallest and the largest 1 of all"),
+        ({"aggregation": "krum"}, "that is nearest to most others (Krum)"),
+        ({"norm_bound": 2.5}, "after scaling each down to an L2 norm of 2.5"),
+    ],
+)
+def test_a_review_says_what_the_coordinator_makes_of_the_changes(server, words):
+    [sentence] = [s for s in review(compile_study(aggregating(3, **server))).leaves if words in s]
+    assert sentence.startswith("the coordinator takes") or "leaves out" in sentence
+    ignores = "declared sizes do not count" in sentence
+    assert ignores is (server.get("aggregation", "mean") != "mean")
+
+
+def test_what_an_aggregation_bears_is_said_for_the_members():
+    plan = compile_study(aggregating(5, aggregation="krum", liars=1, norm_bound=2.0))
+    assert bears(plan, 7) == (
+        "aggregation krum, norms bounded by 2: bears 1 lying of 7 hospitals "
+        "(at most: mean 0, median 3, trimmed_mean 3, krum 2)"
+    )
+    assert "aggregation mean: bears 0 lying of 2 hospitals" in bears(plan_of(TABLE), 2)

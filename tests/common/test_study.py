@@ -74,7 +74,8 @@ def test_an_image_study_with_maps_has_the_maps_width():
     [
         ({"maps": [{**HOG, "cells_per_block": 5}]}, ["map 1", "5 cells of 7 pixels", "28 pixels"]),
         ({"maps": [HOG, {"kind": "pixels", "size": 8}]}, ["map 2", "8 pixels", "size 28"]),
-        ({"maps": [{"kind": "sift"}]}, ["maps (entry 1)", "'sift'", "'hog', 'pixels'"]),
+        ({"maps": [{"kind": "sift"}]}, ["maps (entry 1).kind is 'sift'", "'hog' or 'pixels'"]),
+        ({"maps": [{"size": 7}]}, ["maps (entry 1).kind' is missing"]),
         ({"maps": [{**HOG, "orientations": 1}]}, ["maps (entry 1).hog.orientations is 1"]),
         ({"maps": [{**HOG, "scale": 0.0}]}, ["maps (entry 1).hog.scale is 0.0"]),
         ({"maps": [{**HOG, "colour": 1}]}, ["unknown key", "maps (entry 1).hog.colour"]),
@@ -149,6 +150,13 @@ BAD = {  # where, what, and what the message must name (None takes the key out)
     "category without any": ("cohort.features.1.categories", None, ["'pain'", "categories"]),
     "indicator of itself": ("cohort.features.2.indicator", True, ["'test-missing'", "indicator"]),
     "complete and missing": ("cohort.complete_cases", True, ["complete_cases", "'pain'"]),
+    "unknown aggregation": ("server.aggregation", "max", ["server.aggregation is 'max'", "'krum'"]),
+    "liars below none": ("server.liars", -1, ["server.liars is -1"]),
+    "liars in words": ("server.liars", True, ["server.liars is True"]),
+    "nothing trimmed": ("server.aggregation", "trimmed_mean", ["liars is 0", "nothing would be"]),
+    "bound of 0": ("server.norm_bound", 0, ["server.norm_bound is 0"]),
+    "endless bound": ("server.norm_bound", float("inf"), ["server.norm_bound is inf"]),
+    "retries below none": ("rounds.retries", -1, ["rounds.retries is -1"]),
     "a name with spaces": ("name", "My Study", ["name is 'My Study'"]),
 }
 

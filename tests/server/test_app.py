@@ -20,6 +20,7 @@ from common.models import initial_params
 from common.plan import write_plan
 from common.wire import unpack
 from server.checkpoint import at_round, checkpoint_folder, load_state
+from server.federation import LOG
 from server.store import Store
 from simulations.grid import ClientCallable, InProcessGrid, server_context
 from tests.small_world import hospital, small_plan
@@ -169,3 +170,48 @@ def test_a_failure_says_what_to_do(config: dict[str, Any]) -> None:
     with pytest.raises(GrandroundsError) as caught:
         start({**config, "plan": config["plan"] + ".absent"})
     assert caught.value.remedy
+
+
+def test_delivery_leaves_the_run_finished_and_is_on_record(config: dict[str, Any]) -> None:
+    start(config)
+    before = job(config)
+    start({**config, "mode": "deliver"})
+    assert job(config) == before
+    store = Store(Path(config["run-dir"]))
+    found = {r["site"]: r["status"] for r in store.replies("main") if r["phase"] == "deliver"}
+    store.close()
+    assert found == dict.fromkeys(SITES, "ok")
+
+
+def test_a_delivery_before_the_end_does_not_mark_the_run(config: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="no model yet"):
+        start({**config, "mode": "deliver"})
+    store = Store(Path(config["run-dir"]))
+    assert store.job("main") is None
+    store.close()
+
+
+def test_an_unknown_mode_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="mode is 'demo'") as caught:
+        start({**config, "mode": "demo"})
+    assert "run, deliver" in caught.value.remedy
+
+
+class FlowersGrid(InProcessGrid):
+    """An in-process grid that looks like one of Flower's own."""
+
+
+FlowersGrid.__module__ = "flwr.superlink.grid"
+
+
+def test_where_flower_runs_the_app_its_log_says_what_happens(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LOG, "handlers", [])
+    nodes = {number + 1: {"partition-id": number} for number in range(len(SITES))}
+    grid = FlowersGrid(client.app.app, nodes=nodes, run_config=config)
+    try:
+        server.app.app(grid, server_context(config))
+    finally:
+        LOG.setLevel("NOTSET")
+    assert "INFO main: aggregation mean: bears 0 lying of 2 hospitals" in capsys.readouterr().err

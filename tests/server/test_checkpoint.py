@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import common.files
 from common.errors import RunError
 from common.learners.types import State
 from server.checkpoint import (
@@ -83,9 +82,9 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
 
     before = save(tmp_path, 1).read_bytes()
     if where == "write":
-        monkeypatch.setattr(common.files.os, "fsync", full)
+        monkeypatch.setattr("common.files.os.fsync", full)
     else:
-        monkeypatch.setattr(common.files.Path, "replace", full)
+        monkeypatch.setattr("common.files.Path.replace", full)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path, 2)
     monkeypatch.undo()

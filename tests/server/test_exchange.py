@@ -93,7 +93,8 @@ def test_each_node_gets_its_own_request_and_its_answer_comes_back_under_its_id()
 
 
 @pytest.mark.parametrize(
-    ("kind", "sent"), [("join", "query"), ("train", "train"), ("evaluate", "evaluate")]
+    ("kind", "sent"),
+    [("join", "query"), ("train", "train"), ("evaluate", "evaluate"), ("deliver", "query")],
 )
 def test_the_kind_of_request_is_the_kind_of_message(kind: str, sent: str) -> None:
     seen = []
@@ -131,6 +132,63 @@ def test_a_node_that_the_grid_does_not_know_is_gone_and_the_others_are_asked() -
     answers = ask(grid, requests(1, 77, 2), deadline_s=1)
     assert {n: a.status for n, a in answers.items()} == {1: "ok", 77: "failed", 2: "ok"}
     assert answers[77].reason == "the node is gone"
+
+
+class Lossy(InProcessGrid):
+    """Says as Flower's own grid does that a message was not taken."""
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [i if i else "" for i in super().push_messages(messages)] or [""]
+
+
+def test_a_message_that_flower_did_not_take_is_not_waited_for() -> None:
+    # Its own grid returns "" in place of an id. Broken once: waited for until the deadline.
+    clock = Clock()
+    grid = Lossy(answering(), nodes={1: {}}, run_config={})
+    answers = ask(grid, requests(1, 77), deadline_s=9, clock=clock, wait=clock.wait)
+    assert (answers[1].status, answers[77].reason) == ("ok", "the node is gone")
+    assert clock.waits == 0
+
+
+def test_an_answer_may_be_followed_by_another_request_to_the_same_node() -> None:
+    asked: list[tuple[int, str]] = []
+
+    def client(message: Message, context: Context) -> Message:
+        asked.append((context.node_id, unpack(message.content).header["kind"]))
+        return Message(pack(OK), reply_to=message)
+
+    wanted = requests(1, 2) | requests(3, kind="join")
+
+    def follow(node: int, answer: Answer) -> Envelope | None:
+        return requests(3)[3] if node == 3 and (3, "train") not in asked else None
+
+    clock, grid = Clock(), InProcessGrid(client, nodes={1: {}, 2: {}, 3: {}}, run_config={})
+    answers = ask(grid, wanted, deadline_s=9, follow=follow, clock=clock, wait=clock.wait)
+    assert {n: a.status for n, a in answers.items()} == {1: "ok", 2: "ok", 3: "ok"}
+    assert asked == [(1, "train"), (2, "train"), (3, "join"), (3, "train")]
+    assert clock.waits == 0
+
+
+def test_a_followed_request_that_is_not_answered_is_silent_and_not_the_answer_before() -> None:
+    clock = Clock()
+    grid = SlowGrid(answering(), delays={3: 0})
+
+    def follow(node: int, answer: Answer) -> Envelope | None:
+        grid._left[3] = None
+        return requests(3)[3] if answer.status == "ok" else None
+
+    wanted = requests(3, kind="join")
+    answers = ask(grid, wanted, deadline_s=2, follow=follow, clock=clock, wait=clock.wait)
+    assert answers[3] == Answer("silent", "no answer within 2 s")
+
+
+def test_a_join_may_have_less_time_than_the_others() -> None:
+    clock = Clock()
+    grid = SlowGrid(answering(), delays={1: 60, 2: None})
+    wanted = requests(1) | requests(2, kind="join")
+    answers = ask(grid, wanted, deadline_s=9, join_s=1, clock=clock, wait=clock.wait)
+    assert (answers[1].status, answers[2].reason) == ("ok", "no answer within 1 s")
+    assert clock.waits == 60
 
 
 def test_nobody_to_ask_is_no_wait() -> None:

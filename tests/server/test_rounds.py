@@ -1,150 +1,36 @@
-"""The round loop over real hospitals in this process: quorum, deadline, blame, and resuming."""
+"""The round loop over real hospitals in this process: quorum, deadline, retries, and resuming."""
 
 from __future__ import annotations
 
-import math
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 
 import client.app
 import server.rounds
-from client.agent import close_agents
-from common.codec import decode, encode
+from common.codec import decode
 from common.errors import RunError
 from common.learners import learner_for
 from common.learners.types import State
-from common.models import initial_params
 from common.params import Params
-from common.plan import Plan
-from common.wire import Envelope, pack, unpack
-from server.checkpoint import at_round, latest, load_state
-from server.rounds import Federation, evaluate, join, run, train
-from server.store import Store
-from simulations.grid import ClientCallable, InProcessGrid
-from tests.small_world import hospital, roomy, small_plan
-
-# Neither the order in which the grid names them nor that of the ids is that of the names.
-NODES = {20: "gamma", 30: "alpha", 10: "beta"}
-DECLARED = {"alpha": 40, "beta": 60, "gamma": 80}
-Fault = Callable[[Message, Context], Message]
-
-
-class Faulty:
-    """The relay, with faults: (hospital, kind, round) -> what happens instead."""
-
-    def __init__(self, faults: dict[tuple[str, str, int], Fault] | None = None) -> None:
-        self.faults = faults or {}
-        self.asked: list[tuple[str, str, int]] = []
-
-    def __call__(self, message: Message, context: Context) -> Message:
-        header = unpack(message.content).header
-        name = (NODES[context.node_id], header["kind"], header["round"])
-        self.asked.append(name)
-        return self.faults.get(name, client.app.app)(message, context)
-
-
-class DeafGrid(InProcessGrid):
-    """Loses every message to some nodes."""
-
-    deaf: frozenset[int] = frozenset()
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        waiting = {i: m for i, m in self._waiting.items() if i in set(message_ids)}
-        return super().pull_messages(
-            [i for i, m in waiting.items() if m.metadata.dst_node_id not in self.deaf]
-        )
-
-
-class World:
-    """Three hospitals' folders, a run folder, and the federation over them."""
-
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.plan = folder, plan
-        self.sites, self.run_dir = folder / "sites", folder / "run"
-        self.run_dir.mkdir(parents=True)
-        for seed, name in enumerate(sorted(DECLARED)):
-            policy = roomy(plan, epsilon=1e3, allow_unprotected=True)
-            hospital(self.sites / name, plan, policy=policy, declared=DECLARED[name], seed=seed)
-        self.store = Store(self.run_dir)
-
-    def federation(self, client_app: ClientCallable | None = None, **changes: Any) -> Federation:
-        names = sorted(DECLARED)
-        nodes = {node: {"partition-id": names.index(name)} for node, name in NODES.items()}
-        config = {"sites-dir": str(self.sites)}
-        grid = DeafGrid(client_app or client.app.app, nodes=nodes, run_config=config)
-        grid.deaf = changes.pop("deaf", frozenset())
-        fields = {"store": self.store, "run_dir": self.run_dir, "expected": 3, **changes}
-        return Federation(grid=grid, plan=self.plan, job="main", **fields)
-
-    def start(self) -> Params:
-        return initial_params(self.plan.study, seed=1)
-
-    def run(self, client_app: ClientCallable | None = None, **changes: Any) -> State:
-        return run(self.federation(client_app, **changes), self.start)
-
-    def statuses(self, kind: str, number: int) -> dict[str, tuple[str, str]]:
-        return {
-            r["site"]: (r["status"], r["reason"])
-            for r in self.store.replies("main")
-            if (r["phase"], r["round"]) == (kind, number)
-        }
-
-    def charged(self, name: str) -> list[tuple[str, int, str]]:
-        db = sqlite3.connect(self.sites / name / "ledger.sqlite")
-        query = "SELECT phase, round, state FROM entries WHERE phase != 'join' ORDER BY id"
-        rows = db.execute(query).fetchall()
-        db.close()
-        return rows
-
-    def close(self) -> None:
-        self.store.close()
-        close_agents()
-
-
-@pytest.fixture
-def new_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
-    worlds: list[World] = []
-
-    def new(**tables: Any) -> World:
-        worlds.append(World(tmp_path / f"world-{len(worlds)}", small_plan(**tables)))
-        return worlds[-1]
-
-    close_agents()
-    yield new
-    for world in worlds:
-        world.close()
-
-
-@pytest.fixture
-def world(new_world: Callable[..., World]) -> World:
-    return new_world()
-
-
-def says(envelope: Envelope) -> Fault:
-    return lambda message, context: Message(pack(envelope), reply_to=message)
-
-
-def breaks(message: Message, context: Context) -> Message:
-    # Flower's own error replies have a source of 1.
-    reply = Message(Error(code=2, reason="Traceback\nOSError: gone"), reply_to=message)
-    reply.metadata.__dict__["_src_node_id"] = 1
-    return reply
-
-
-def dies(message: Message, context: Context) -> Message:
-    raise KeyboardInterrupt
-
-
-def dies_after_answering(message: Message, context: Context) -> Message:
-    client.app.app(message, context)
-    raise KeyboardInterrupt
-
+from common.wire import unpack
+from server.checkpoint import at_round, latest, load_state, save_state
+from server.membership import join
+from server.rounds import run, train
+from tests.federated_world import (
+    DECLARED,
+    NODES,
+    FakeTime,
+    Fault,
+    Faulty,
+    World,
+    breaks,
+    dies,
+    dies_after_answering,
+)
 
 # A run as it should be
 
@@ -209,116 +95,6 @@ def test_a_study_without_privacy_leaves_no_epsilon_in_the_store(
     assert {(r["status"], r["epsilon"]) for r in replies} == {("ok", None)}
 
 
-# Who takes part
-
-
-def test_hospitals_that_do_not_join_are_left_out_with_their_reason(world: World) -> None:
-    (world.sites / "beta" / "approved" / f"{world.plan.digest}.toml").unlink()
-    relay = Faulty({("gamma", "join", 0): breaks})
-    with pytest.raises(RunError) as caught:
-        world.run(relay)
-    assert "1 of 3 hospitals take part, the quorum (rounds.quorum) is 2" in caught.value.message
-    assert "beta: left out: study not approved here" in caught.value.message
-    assert "node 20: left out: error 2: OSError: gone" in caught.value.message
-    assert "rounds.quorum" in caught.value.remedy
-    assert all(kind == "join" for _, kind, _ in relay.asked)
-
-
-def test_a_quorum_is_enough_and_who_is_left_out_is_not_asked_again(world: World) -> None:
-    relay = Faulty({("beta", "join", 0): breaks})
-    world.run(relay)
-    assert {s for s, kind, _ in relay.asked if kind != "join"} == {"alpha", "gamma"}
-    statuses = {m["site"]: m["status"] for m in world.store.members("main")}
-    assert statuses["node 10"] == "left out: error 2: OSError: gone"
-    assert statuses["alpha"] == statuses["gamma"] == "took part"
-
-
-OK = {"status": "ok", "site": "beta", "declared": 60}
-
-
-@pytest.mark.parametrize(
-    ("header", "declared"),
-    [
-        ({"declared": 0}, None),
-        ({"declared": -5}, None),
-        ({"declared": True}, None),
-        ({"declared": 60.0}, None),
-        ({"declared": "60"}, None),
-        ({"declared": [60]}, None),
-        ({"declared": None}, None),
-        ({"declared": 10**400}, None),
-        ({"declared": 10**12}, None),
-        ({"site": None}, 60),
-        ({"site": ["beta"]}, 60),
-        ({"site": ""}, 60),
-        ({"site": "Beta <b>"}, 60),
-        ({"site": "\ud800"}, 60),
-        ({"site": "b" * 65}, 60),
-        ({"site": "alpha"}, 60),
-    ],
-    ids=lambda v: str(v)[:30] if isinstance(v, dict) else "",
-)
-def test_a_hospital_whose_introduction_cannot_be_believed_is_left_out_and_said_to_be(
-    world: World, header: dict[str, Any], declared: int | None
-) -> None:
-    # The name of another, a size that is no count: none of it may reach the weights or end the run.
-    relay = Faulty({("beta", "join", 0): says(Envelope({**OK, **header}))})
-    assert world.run(relay).round == 3
-    rows = {m["site"]: m for m in world.store.members("main")}
-    assert rows["alpha"]["declared"] == 40
-    assert {n: r["status"] for n, r in rows.items() if n in DECLARED and n != "beta"} == {
-        "alpha": "took part",
-        "gamma": "took part",
-    }
-    [beta] = [r for n, r in rows.items() if n in ("beta", "node 10")]
-    assert beta["status"].startswith("left out: its ")
-    assert beta["declared"] == declared
-
-
-def test_a_refusal_under_anothers_name_is_not_blamed_on_the_other(world: World) -> None:
-    forged = Envelope({"status": "refused", "reason": "no", "site": "alpha"})
-    world.run(Faulty({("beta", "join", 0): says(forged)}))
-    rows = {m["site"]: m["status"] for m in world.store.members("main")}
-    assert rows == {"alpha": "took part", "node 10": "left out: no", "gamma": "took part"}
-
-
-class FakeTime:
-    """The time module, on a clock that moves only by sleeping."""
-
-    def __init__(self, on_sleep: Callable[[], None] = lambda: None) -> None:
-        self.now, self.on_sleep = 0.0, on_sleep
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.on_sleep()
-
-
-def test_the_start_waits_for_the_expected_hospitals(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    federation = world.federation()
-    late = federation.grid._contexts.pop(20)  # type: ignore[attr-defined]
-    fake = FakeTime(lambda: federation.grid._contexts.update({20: late}))  # type: ignore[attr-defined]
-    monkeypatch.setattr(server.rounds, "time", fake)
-    assert [m.name for m in join(federation)] == ["alpha", "beta", "gamma"]
-    assert fake.now == server.rounds.POLL_S
-
-
-@pytest.mark.parametrize(("expected", "waited"), [(3, True), (0, False)])
-def test_the_start_waits_no_longer_than_the_deadline_or_the_quorum(
-    world: World, monkeypatch: pytest.MonkeyPatch, expected: int, waited: bool
-) -> None:
-    federation = world.federation(expected=expected)
-    federation.grid._contexts.pop(20)  # type: ignore[attr-defined]
-    fake = FakeTime()
-    monkeypatch.setattr(server.rounds, "time", fake)
-    assert [m.name for m in join(federation)] == ["alpha", "beta"]
-    assert (fake.now >= 60.0) is waited
-
-
 # When hospitals fail in a round
 
 
@@ -351,9 +127,9 @@ def test_a_silent_hospital_is_missing_from_the_mean_and_named(
     # A deadline of a nanosecond: what is there when first asked for counts, and nobody sleeps.
     world = new_world(rounds={"deadline_s": 1e-9})
     federation = world.federation()
-    members, state = join(federation), State(world.start())
+    roster, state = join(federation), State(world.start())
     federation = world.federation(deaf=frozenset({10}))
-    contributions = train(federation, members, state)
+    contributions = train(federation, roster, state)
     assert [c.declared for c in contributions] == [40, 80]
     assert world.statuses("train", 1)["beta"] == ("silent", "no answer within 1e-09 s")
 
@@ -370,71 +146,74 @@ def test_below_the_quorum_the_round_stops_the_run_and_names_who_failed(world: Wo
     assert world.statuses("train", 2)["beta"] == ("ok", "")
 
 
-def like(plan: Plan) -> Params:
-    return initial_params(plan.study, seed=1)
+class Flaky:
+    """A hospital that breaks in its first answers of a round."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        self.left -= 1
+        return (breaks if self.left >= 0 else client.app.app)(message, context)
 
 
-BAD: dict[str, Callable[[Params], bytes]] = {
-    "junk": lambda p: b"\x80\x04junk",
-    "empty": lambda p: b"",
-    "extra": lambda p: encode({**p, "more": torch.zeros(1)}),
-    "missing": lambda p: encode(dict(list(p.items())[1:])),
-    "shape": lambda p: encode({k: v[..., :1] for k, v in p.items()}),
-    "type": lambda p: encode({k: v.double() for k, v in p.items()}),
-    "nan": lambda p: encode({k: torch.full_like(v, math.nan) for k, v in p.items()}),
-    "inf": lambda p: encode({k: torch.full_like(v, math.inf) for k, v in p.items()}),
-    "unknown": lambda p: (
-        bytes([64, *[0] * 7])
-        + b'{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'.ljust(64)
-        + b"\0"
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", BAD)
-def test_a_delta_that_does_not_fit_is_dropped_and_the_round_goes_on(
-    world: World, fault: str
+def test_a_round_below_the_quorum_asks_those_who_are_missing_again_after_a_pause(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = Envelope({"status": "ok", "site": "beta"}, BAD[fault](like(world.plan)))
-    federation = world.federation(Faulty({("beta", "train", 1): says(answer)}))
-    state = State(world.start())
-    contributions = train(federation, join(federation), state)
-    assert [c.declared for c in contributions] == [40, 80]
-    status, reason = world.statuses("train", 1)["beta"]
-    assert status == "failed"
-    assert reason
+    # beta breaks twice: pauses of 15 s and 30 s, and alpha and gamma are asked once.
+    tables = {"rounds": {"quorum": 3, "retries": 2}}
+    whole, broken = new_world(**tables), new_world(**tables)
+    whole.run()
+    fake = FakeTime()
+    monkeypatch.setattr(server.rounds, "time", fake)
+    relay = Faulty({("beta", "train", 2): Flaky(2)})
+    broken.run(relay)
+    asked = [s for s, kind, n in relay.asked if (kind, n) == ("train", 2)]
+    assert sorted(asked) == ["alpha", "beta", "beta", "beta", "gamma"]
+    assert fake.now == 15 + 30
+    assert final(broken) == final(whole)
+    assert broken.store.missed("main") == []
 
 
-def test_a_histogram_that_does_not_fit_is_dropped(world: World) -> None:
-    counts = {"counts": torch.zeros(1, 2, 5, dtype=torch.float64)}
-    relay = Faulty({("beta", "evaluate", 3): says(Envelope({"status": "ok"}, encode(counts)))})
-    federation = world.federation(relay)
-    evaluate(federation, join(federation), State(world.start(), round=3))
-    assert set(world.store.histograms("main")) == {"alpha", "gamma"}
-    assert world.statuses("evaluate", 3)["beta"][0] == "failed"
-
-
-@pytest.mark.parametrize(
-    "receipt",
-    [
-        {"epsilon": "much", "reserves": "many"},
-        {"epsilon": [1.0], "reserves": True},
-        {"epsilon": 10**400, "reserves": 10**400},
-        {"epsilon": math.nan, "reserves": -1},
-        {"epsilon": math.inf, "reserves": 1.5},
-        {},
-    ],
-    ids=str,
-)
-def test_a_receipt_that_means_nothing_does_not_cost_the_delta(
-    world: World, receipt: dict[str, Any]
+def test_retries_end_and_the_run_can_be_resumed(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    payload = encode(like(world.plan))
-    answer = Envelope({"status": "ok", "site": "beta", **receipt}, payload)
-    federation = world.federation(Faulty({("beta", "train", 1): says(answer)}))
-    assert len(train(federation, join(federation), State(world.start()))) == 3
-    [row] = [r for r in world.store.replies("main") if r["site"] == "beta"]
-    assert (row["status"], row["epsilon"], row["reserves"]) == ("ok", None, None)
+    world = new_world(rounds={"quorum": 3, "retries": 2, "deadline_s": 20.0})
+    fake = FakeTime()
+    monkeypatch.setattr(server.rounds, "time", fake)
+    relay = Faulty({("beta", "train", 2): Flaky(3)})
+    with pytest.raises(RunError, match="round 2: 2 of 3 hospitals answered") as caught:
+        world.run(relay)
+    assert "resume the run" in caught.value.remedy
+    assert fake.now == 15 + 20  # a pause is no longer than the deadline
+    assert world.run(relay).round == 3
+
+
+def test_without_retries_nobody_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits() -> None:
+        pytest.fail("somebody waited")
+
+    monkeypatch.setattr(server.rounds, "time", FakeTime(waits))
+    relay = Faulty({("alpha", "train", 1): breaks, ("beta", "train", 1): breaks})
+    with pytest.raises(RunError, match="1 of 3"):
+        world.run(relay)
+
+
+def test_what_the_aggregation_bears_is_logged_and_on_record_from_the_start(
+    new_world: Callable[..., World], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="grandrounds.server")
+    world = new_world(server={"aggregation": "median", "norm_bound": 2.0})
+    world.store.start("main", digest=world.plan.digest, code="")
+    with pytest.raises(KeyboardInterrupt):
+        world.run(Faulty({("beta", "train", 1): dies}))
+    job = world.store.job("main")
+    assert job is not None
+    assert job["remark"] == (
+        "aggregation median, norms bounded by 2: bears 1 lying of 3 hospitals "
+        "(at most: mean 0, median 1, trimmed_mean 1, krum 0)"
+    )
+    assert caplog.messages[0] == f"main: {job['remark']}"
 
 
 # When the coordinator dies
@@ -534,3 +313,32 @@ def test_the_initial_weights_are_made_once(world: World) -> None:
     path = at_round(world.federation().folder, 0)
     assert all(torch.equal(load_state(path).params[k], v) for k, v in world.start().items())
     run(world.federation(), lambda: pytest.fail("the initial weights were made again"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_coordinator_killed_between_the_answers_and_the_checkpoint_goes_on_from_there(
+    new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    # The round's answers are in the store, its weights are not: the same request gets the same
+    # answers, which the check of receipts must not take for a ledger that went back.
+    tables = {"server": {"optimizer": optimizer}}
+    whole, broken = new_world(**tables), new_world(**tables)
+    whole.run()
+
+    def killed(state: State, *args: Any, **options: Any) -> None:
+        if state.round == 2:
+            raise KeyboardInterrupt
+        save_state(state, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.rounds, "save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            broken.run()
+    assert broken.statuses("train", 2) == dict.fromkeys(DECLARED, ("ok", ""))
+    relay = Faulty()
+    broken.run(relay)
+    assert {n for _, kind, n in relay.asked if kind == "train"} == {2, 3}
+    assert final(broken) == final(whole)
+    assert broken.store.missed("main") == []
+    for name in DECLARED:
+        assert broken.charged(name) == whole.charged(name)

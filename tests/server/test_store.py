@@ -27,6 +27,8 @@ def row(
     reason: str = "",
     epsilon: float | None = None,
     reserves: int | None = None,
+    norm: float | None = None,
+    fingerprint: str = "",
 ) -> dict[str, object]:
     return {
         "job": "main",
@@ -37,6 +39,8 @@ def row(
         "reason": reason,
         "epsilon": epsilon,
         "reserves": reserves,
+        "norm": norm,
+        "fingerprint": fingerprint,
     }
 
 
@@ -50,6 +54,7 @@ def test_a_job_starts_ends_and_starts_again(store: Store) -> None:
         "message": "",
         "remedy": "",
         "code": "/code",
+        "remark": "",
     }
     assert store.job("main") == expected
     store.end("main", status="failed", message="disk full", remedy="free some")
@@ -78,7 +83,7 @@ def test_members_are_kept_by_name_and_the_last_word_stands(store: Store) -> None
     store.introduce("main", [Introduction("alpha", 40, "took part")])
     store.introduce("other", [Introduction("beta", 9, "took part")])
     assert store.members("main") == [
-        {"job": "main", "site": "alpha", "declared": 40, "status": "took part"}
+        {"job": "main", "site": "alpha", "declared": 40, "status": "took part", "node": ""}
     ]
 
 
@@ -98,7 +103,7 @@ def test_a_round_keeps_every_answer_and_counts_the_good_ones(store: Store) -> No
     ]
     db = sqlite3.connect(store.path)
     # Only training rounds are rounds.
-    assert db.execute("SELECT * FROM rounds").fetchall() == [("main", 1, 1, 1.5)]
+    assert db.execute("SELECT * FROM rounds").fetchall() == [("main", 1, 1, 1.5, 0)]
     db.close()
 
 
@@ -108,6 +113,89 @@ def test_a_repeated_round_replaces_itself(store: Store) -> None:
         store.round("main", number=1, phase="train", answers=answers, seconds=1)
     assert store.replies("main") == [row("alpha", 1, reserves=2)]
     assert store.rounds_done() == 1
+
+
+def test_a_repeated_round_has_no_good_answers_but_its_own(store: Store) -> None:
+    # alpha answered before the coordinator died, and was gone when the round was asked again.
+    store.round("main", number=1, phase="train", answers=[Reply("alpha", "ok", reserves=1)],
+                seconds=1)  # fmt: skip
+    store.round("main", number=1, phase="train", answers=[Reply("beta", "ok")], seconds=1)
+    alpha, beta = store.replies("main")
+    assert (alpha["status"], alpha["reason"]) == ("absent", "the round was repeated without it")
+    assert (alpha["reserves"], beta["status"]) == (1, "ok")
+
+
+def test_a_member_stays_one_and_a_node_has_one_row(store: Store) -> None:
+    big = str(2**64 - 1)  # SQLite's integers end at 2^63
+    store.introduce("main", [Introduction("node 7", None, "left out: silent", node=big)])
+    store.introduce("main", [Introduction("alpha", 40, "took part", node=big)])
+    store.introduce("main", [Introduction("alpha", 40, "left out: paused", node=big)])
+    assert store.members("main") == [
+        {"job": "main", "site": "alpha", "declared": 40, "status": "took part", "node": big}
+    ]
+
+
+def test_a_job_that_starts_again_keeps_its_members_and_forgets_who_was_left_out(
+    store: Store,
+) -> None:
+    store.start("main", digest="d" * 64, code="")
+    silent = Introduction("node 2", None, "left out: silent", node="2")
+    store.introduce("main", [Introduction("alpha", 40, "took part", node="1"), silent])
+    store.start("main", digest="d" * 64, code="")
+    assert [m["site"] for m in store.members("main")] == ["alpha"]
+
+
+def test_who_missed_what_and_why_is_one_table(store: Store) -> None:
+    # beta came in round 2, gamma failed in round 1, delta never took part.
+    rounds = {
+        1: [Reply("alpha", "ok"), Reply("gamma", "failed", "gone"), Reply("delta", "absent", "no")],
+        2: [Reply("alpha", "ok"), Reply("beta", "ok"), Reply("gamma", "dropped", "not finite")],
+    }
+    for number, answers in rounds.items():
+        store.round("main", number=number, phase="train", answers=answers, seconds=1)
+    store.round("main", number=2, phase="evaluate", seconds=1,
+                answers=[Reply("alpha", "silent", "late")])  # fmt: skip
+    assert [tuple(r.values()) for r in store.missed("main")] == [
+        (1, "train", "beta", "absent", "it had not joined"),
+        (1, "train", "delta", "absent", "no"),
+        (1, "train", "gamma", "failed", "gone"),
+        (2, "evaluate", "alpha", "silent", "late"),
+        (2, "train", "gamma", "dropped", "not finite"),
+    ]
+    assert store.missed("other") == []
+
+
+def test_the_past_is_the_highest_receipt_of_each_site_of_the_job(store: Store) -> None:
+    for number, (reserves, epsilon) in enumerate([(1, 0.5), (3, 0.75), (None, None)], start=1):
+        answers = [Reply("alpha", "ok", reserves=reserves, epsilon=epsilon)]
+        store.round("main", number=number, phase="train", answers=answers, seconds=1)
+    unprotected = [Reply("beta", "ok", reserves=9)]
+    store.round("main", number=2, phase="evaluate", answers=unprotected, seconds=1)
+    store.round("other", number=1, phase="train", answers=[Reply("alpha", "ok", reserves=50)],
+                seconds=1)  # fmt: skip
+    past = store.past("main", number=2, phase="train")
+    assert past.receipts == {"alpha": (3, 0.75), "beta": (9, 0.0)}
+    assert past.answered == {"alpha"}
+    assert store.past("main", number=3, phase="train").answered == frozenset()
+
+
+def test_deltas_of_earlier_rounds_are_found_by_their_fingerprints(store: Store) -> None:
+    for number, mark in ((1, "aa"), (2, "bb"), (3, "cc")):
+        answers = [Reply("alpha", "ok", fingerprint=mark), Reply("beta", "ok")]
+        store.round("main", number=number, phase="train", answers=answers, seconds=1)
+    assert store.deltas_before("main", 3, ["aa", "cc", "dd", ""]) == {"aa": (1, "alpha")}
+    assert store.deltas_before("other", 3, ["aa"]) == {}
+    assert store.deltas_before("main", 3, []) == {}
+
+
+def test_a_remark_and_the_scaled_deltas_are_kept(store: Store) -> None:
+    store.start("main", digest="d" * 64, code="")
+    store.remark("main", "bears none")
+    store.round("main", number=1, phase="train", answers=[], seconds=1, clipped=2)
+    job = store.job("main")
+    assert job is not None
+    assert job["remark"] == "bears none"
+    assert [r["clipped"] for r in store.rounds("main")] == [2]
 
 
 def test_rounds_of_all_jobs_are_counted(store: Store) -> None:

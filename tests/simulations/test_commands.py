@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import runpy
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import pytest
 from safetensors.torch import load_file
 
 import client.agent
+import common.cli
+from common.embedded import find_study
 from common.files import only_one
 from common.schema import dump_toml
 from common.study import load_study
 from simulations.engines import run_in_process
-from simulations.settings import find_study
 from tests.command_line import run_command
 
 ARMS = "local,reptile"
@@ -70,7 +73,7 @@ def two_sites(folder, *, first="id,x,outcome\n", rows=80, **changes):
         },
     }
     for table, change in changes.items():
-        values[table] |= change
+        values[table] = values.get(table, {}) | change
     path = folder / "two.toml"
     path.write_text(dump_toml(values))
     return path
@@ -240,12 +243,26 @@ def test_published_figures_are_shown_beside_the_runs_own(cli, tmp_path):
 
 def test_values_out_of_range_are_clamped_and_counted_at_the_site(cli, tmp_path):
     path = two_sites(tmp_path, first="id,x,outcome\nwild,1e9,y\n")
-    code, _, _ = cli("sim", "run", path, "--data", tmp_path, "--out", "run", "--json")
+    code, out, err = cli("sim", "run", path, "--data", tmp_path, "--out", "run", "--json")
     assert code == 0
     log = Path("run/sites/reptile-seed-0/a/site.log").read_text()
     assert "x: 1 out of [0, 10], clamped" in log
-    assert "clamped" not in Path("run/metrics.json").read_text()
     assert not Path("run/sites/reptile-seed-0/b/site.log").exists()
+    # A simulation shows what is exact; nothing of it went through the gate, to the run store.
+    notes = {site["name"]: site["notes"] for site in json.loads(out)["sites"]}
+    assert notes == {"a": ["x: 1 out of [0, 10], clamped"], "b": []}
+    assert "a: x: 1 out of [0, 10], clamped (exact, would not leave the hospital)" in err
+    for kept in [*Path("run").glob("run.sqlite*"), *Path("run/checkpoints").rglob("*")]:
+        assert kept.is_dir() or b"clamped" not in kept.read_bytes()
+
+
+def test_copies_are_told_to_a_simulations_user(cli, tmp_path):
+    path = two_sites(tmp_path)
+    text = (tmp_path / "a.csv").read_text().splitlines()
+    (tmp_path / "a.csv").write_text("\n".join([*text, *text[1:4]]) + "\n")
+    _, _, err = cli("sim", "run", path, "--data", tmp_path, "--out", "run")
+    assert "a: copies: 6 exact ones in 3 groups" in err
+    assert "b: copies" not in err
 
 
 MISTAKES = {
@@ -258,7 +275,8 @@ MISTAKES = {
     "unknown label": ({}, "id,x,outcome\np,1,maybe\n", "label 'maybe'", 2),
     "missing column": ({}, "id,z,outcome\n", "no column 'x'", 2),
     "not a number": ({}, "id,x,outcome\np,tall,y\n", "'tall'", 2),
-    "quorum": ({"rounds": {"quorum": 3}}, "", "rounds.quorum", 3),
+    "quorum": ({"rounds": {"quorum": 3}}, "", "rounds.quorum is 3, and 2 hospitals take part", 2),
+    "weights": ({"model": {"weights": "w.safetensors"}}, "", "there is no such file", 2),
     "delta": ({"privacy": {"delta": 0.01}}, "", "needs a delta of at most 0.00125", 2),
 }  # fmt: skip
 
@@ -273,6 +291,7 @@ def test_a_mistake_is_one_message_with_a_remedy(cli, tmp_path, mistake):
     assert "remedy:" in err
     assert "Traceback" not in err
     assert out == ""
+    assert not Path("run").exists()  # going on with it would fail in the same way
 
 
 @pytest.mark.parametrize(
@@ -285,22 +304,29 @@ def test_a_mistake_is_one_message_with_a_remedy(cli, tmp_path, mistake):
         (["sim", "run", "--epsilon", "1e-15"], "privacy.epsilon"),
         (["sim", "run", "--arms", ""], "simulation.arms"),
         (["sim", "run", "--out", "/dev/null/run"], "/dev/null/run"),
+        (["sim", "run", "--out", "a-file"], "which is a file"),
         (["sim", "loho", "--shots", "0,few"], "--shots has 'few' in it"),
+        (["sim", "loho", "--shots", ""], "--shots is '': it has no number in it"),
+        (["sim", "loho", "--shots", ","], "--shots is ',': it has no number in it"),
+        (["sim", "loho", "--shots", "-3"], "whole numbers, 0 or more"),
+        (["sim", "loho", "--shots", "9" * 5000], "a number of 5000 digits"),
         (["sim", "run", "--arms", "magic"], "arm 'magic'"),
         (["sim", "run", "--split", "odd"], "simulation.split is 'odd'"),
         (["sim", "run", "heart"], "no data folder is given"),
         (["sim", "run", "heart", "--data", "nowhere"], "does not exist"),
         (["sim", "run", "--resume", "nowhere"], "holds no run to resume"),
         (["sim", "run", "--resume", "nowhere", "--seeds", "3"], "--seeds is given too"),
-        (["study", "check", "nowhere.toml"], "does not exist"),
+        (["study", "check", "nowhere.toml"], "is neither a file nor one that comes with"),
         (["report", "nowhere"], "holds no metrics.json"),
     ],
 )
 def test_a_wrong_option_names_itself(cli, arguments, message):
+    Path("a-file").write_text("")
     code, _, err = cli(*arguments)
     assert code in (2, 3)
     assert message in err
     assert "remedy:" in err
+    assert not Path("runs").exists()
 
 
 def test_an_empty_file_is_refused_by_name(cli, tmp_path):
@@ -325,8 +351,17 @@ def test_study_check_says_what_leaves_and_what_it_costs(cli):
     assert code == 0
     for words in ("What leaves it", "delta 0.0003", "unit: patient", "add/remove", "PLD", "0.3566"):
         assert words in out
+    assert cli("study", "check", "heart")[1] == out
     code, out, _ = cli("study", "check", find_study("heart"), "--json")
     assert json.loads(out)["epsilon_by_round"][-1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    """Fault it is for: `python -m common.cli` ended at once and without a word."""
+    monkeypatch.setattr(sys, "argv", ["grandrounds", "--version"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(common.cli.__file__, run_name="__main__")
+    assert re.fullmatch(r"grandrounds [\d.]+\n", capsys.readouterr().out)
 
 
 def test_every_command_has_help_with_an_example(cli):
@@ -370,6 +405,30 @@ def test_a_hospital_too_large_for_the_delta_is_left_out_and_shown(cli, tmp_path)
     sites = {s["name"]: s for s in json.loads(out)["sites"]}
     assert sites["university"]["status"].startswith("left out: declared 220 needs a delta")
     assert "university is left out" in err
+
+
+def test_a_run_is_resumed_by_the_command_that_began_it(cli):
+    """Fault it is for: the other command went on in it, and its figures took their place."""
+    options = ("--arms", "majority", "--seeds", 1, "--out", "run")
+    assert cli("sim", "run", *options)[0] == 0
+    before = Path("run/metrics.json").read_bytes()
+    code, _, err = cli("sim", "loho", "--resume", "run")
+    assert code == 3
+    assert "go on with: grandrounds sim run --resume run" in err
+    assert Path("run/metrics.json").read_bytes() == before
+    text = Path("run/study.toml").read_text()
+    assert 'command = "run"' in text
+    Path("run/study.toml").write_text(text.replace('command = "run"', 'command = "loho"'))
+    Path("run/metrics.json").unlink()
+    assert "sim loho --resume run finishes one" in cli("report", "run")[2]
+    code, _, err = cli("sim", "run", "--resume", "run")
+    assert code == 3
+    assert "go on with: grandrounds sim loho --resume run" in err
+    Path("run/study.toml").unlink()
+    assert "sim run --resume run (or sim loho" in cli("report", "run")[2]
+    # What a run folder remembers does not bind a new run of the same study.
+    Path("again.toml").write_text(text)
+    assert cli("sim", "run", "again.toml", *options[:-1], "other")[0] == 0
 
 
 def test_two_processes_do_not_run_one_folder(cli):

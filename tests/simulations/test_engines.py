@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from common.embedded import find_study
 from common.study import load_study, parse_study
 from server.store import Store
 from simulations.runner import compare, prepare
-from simulations.settings import find_study
 
 
 def sampled_study():

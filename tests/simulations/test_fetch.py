@@ -10,6 +10,7 @@ import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -218,7 +219,18 @@ def test_a_servers_refusal_is_named_with_a_way_round(home, tmp_path, status):
     with pytest.raises(RunError, match=f"127.0.0.1 answers {status} ") as caught:
         quietly(home.dataset, tmp_path)
     assert "by hand" in caught.value.remedy
-    assert contents(tmp_path) == {}
+    assert home.dataset.home in caught.value.remedy
+    assert "when the network is there" not in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["", "mine"])
+def test_a_fetch_that_brought_nothing_leaves_no_folder_of_its_own(home, tmp_path, there):
+    home.status = 404
+    (tmp_path / there).mkdir(exist_ok=True)
+    with pytest.raises(RunError):
+        quietly(home.dataset, tmp_path / there / "deep")
+    assert [p.name for p in tmp_path.rglob("*")] == ([there] if there else [])
 
 
 def no_server():
@@ -329,7 +341,7 @@ def test_the_command_fetches_and_the_list_shows_it(cli, home, monkeypatch):
     monkeypatch.setattr(simulations.datasets, "DATASETS", (home.dataset,))
     code, out, _ = cli("data", "list")
     assert code == 0
-    assert re.search(r"tiny +Tiny +2 files +20 kB +CC0 +- ", out)
+    assert re.search(r"tiny +Tiny +2 files +20 kB +CC0 +- +- ", out)
     code, out, err = cli("data", "fetch", "tiny", "--to", "here")
     assert code == 0
     assert out.split() == [os.path.join("here", "set", n) for n in ("a.data", "b.data")]
@@ -361,6 +373,20 @@ def test_mistakes_and_mishaps_have_their_exit_codes(cli, monkeypatch):
     assert (code, out) == (3, "")
     assert "remedy:" in err
     assert "Traceback" not in err
+
+
+def test_what_is_got_by_hand_is_listed_and_its_fetch_says_how(cli):
+    Path("data/indo_rct").mkdir(parents=True)
+    Path("data/indo_rct/indo_rct.csv").write_text("id\n")
+    sets = {s["name"]: s for s in json.loads(cli("data", "list", "--json")[1])["sets"]}
+    assert sets["indo_rct"]["studies"] == ["indomethacin"]
+    assert sets["indo_rct"]["files"] == [{"path": "indo_rct/indo_rct.csv", "state": "present"}]
+    assert [file["state"] for file in sets["chestxray"]["files"]] == ["missing", "missing"]
+    assert "chestxray_subtype" in cli("data", "list")[1]
+    code, out, err = cli("data", "fetch", "chestxray")
+    assert (code, out) == (2, "")
+    assert "by hand" in err
+    assert "chestxray/chestxray_28.npz" in err
 
 
 def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(cli, home, monkeypatch, tmp_path):

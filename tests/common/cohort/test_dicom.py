@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     MPEG2MPML,
+    BasicTextSRStorage,
     CTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -208,8 +209,23 @@ def test_a_compressed_colour_image_is_rgb():
 
 REFUSED = {
     "frames": (dicom(RAMP, NumberOfFrames=24), "has 24 frames, and a record is one image"),
-    "no pixels": (dicom(RAMP, PixelData=None), r"without pixels .*\(it is a CT Image Storage\)"),
-    "colour model": (dicom(COLOUR, bits=8, kind="HSV"), "photometric interpretation 'HSV'"),
+    "no pixels": (
+        dicom(RAMP, PixelData=None),
+        r"without its pixels \(it is a CT Image Storage\)",
+    ),
+    "a float map": (
+        dicom(RAMP, PixelData=None, FloatPixelData=b"\0" * 3600),
+        "without pixels of whole numbers",
+    ),
+    "a report": (
+        dicom(RAMP, PixelData=None, SOPClassUID=BasicTextSRStorage),
+        r"without pixels of whole numbers \(it is a Basic Text SR",
+    ),
+    # Broken once: pydicom refused it first, in words of its own.
+    "colour model": (
+        dicom(COLOUR, bits=8, kind="HSV"),
+        "^has photometric interpretation 'HSV', which is not known$",
+    ),
     "small": (dicom(RAMP[:20]), "is 20x30 pixels; sides of 28 to 8192"),
     "no window": (dicom(RAMP, WindowCenter=1, WindowWidth=0), "has a window 0 wide"),
     "odd window": (
@@ -217,8 +233,12 @@ REFUSED = {
         "window of the unknown kind 'CUBIC'",
     ),
     "no slope": (dicom(RAMP, RescaleSlope=0, RescaleIntercept=1), "a rescale slope of 0"),
-    "no rows": (dicom(RAMP, Rows=None), "cannot be decoded"),
-    "no bits": (dicom(RAMP, BitsStored=None), "cannot be decoded"),
+    "no rows": (dicom(RAMP, Rows=None), "header lacks Rows$"),
+    "no bits": (dicom(RAMP, BitsStored=None), "header lacks BitsStored$"),
+    "no colour model": (
+        dicom(RAMP, PhotometricInterpretation=None),
+        "header lacks PhotometricInterpretation$",
+    ),
     "too few pixels": (dicom(RAMP, PixelData=b"\0" * 100), "cannot be decoded"),
 }
 
@@ -229,6 +249,16 @@ def test_what_cannot_be_one_plain_image_is_refused_with_the_reason(case):
     with pytest.raises(UnusableImage, match=message) as caught:
         read(dataset)
     assert caught.value.remedy
+
+
+def test_a_file_cut_in_its_header_says_so():
+    """Fault it is for: "unpack requires a buffer of 4 bytes", or "name an image, not a report"."""
+    whole = raw(dicom(RAMP))
+    for end in (140, 153, 300, 400):
+        with pytest.raises(UnusableImage, match=r"ends in its header|without its pixels") as caught:
+            read_image_file(whole[:end], RULES)
+        assert "cut off" in caught.value.remedy
+        assert "report" not in caught.value.remedy
 
 
 def test_a_compression_that_cannot_be_decoded_is_named():

@@ -105,8 +105,8 @@ def test_an_id_that_is_not_a_number_is_blank(archive):
 
 
 def test_values_out_of_range_are_clamped_and_counted(archive):
-    images = IMAGES.astype(float)
-    images[0, 0, 0], images[3, 7, 7] = -5.0, 300.0
+    images = IMAGES.astype(np.int16)
+    images[0, 0, 0], images[3, 7, 7] = -5, 300
     found = read_images(archive(images=images, labels=LABELS), schema())
     assert (found.x[0, 0, 0, 0], found.x[3, 0, 7, 7]) == (-1.0, 1.0)
     assert found.notes == ("images: 2 values out of [0, 255], clamped",)
@@ -165,8 +165,11 @@ def test_medmnists_layout_has_no_patients_to_name(archive):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"val_images": IMAGES[2:3, :7]}, "dimensions"),
-        ({"test_labels": np.zeros((1, 14))}, "dimensions"),
+        (
+            {"val_images": IMAGES[2:3, :7]},
+            r"an entry of 'val_images' is \(7, 8\), and one of 'train_images' is \(8, 8\)",
+        ),
+        ({"test_labels": np.zeros((1, 14))}, r"an entry of 'test_labels' is \(14,\)"),
         ({"test_labels": LABELS[:3, None]}, r"'labels' is \(6, 1\) for 4 images"),
     ],
 )
@@ -185,12 +188,14 @@ BAD_ARRAYS = {
     "none": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "is empty"),
     "texts": ({"images": np.full((4, 8, 8), "a")}, "images are of type <U1, not numbers"),
     "complex": ({"images": IMAGES + 1j}, "images are of type complex128"),
-    "not finite": ({"images": np.where(np.arange(4) == 2, np.nan, IMAGES.T).T}, "image 3 has"),
+    "floats": ({"images": IMAGES / 255}, "images are of type float64, not whole numbers from 0 to"),
+    "not finite": ({"images": np.where(np.arange(4) == 2, np.nan, IMAGES.T).T}, "type float64"),
+    "truths": ({"images": IMAGES > 99}, "images are of type bool, not whole numbers"),
     "too few labels": ({"labels": LABELS[:3]}, r"'labels' is \(3,\) for 4 images"),
     "two labels each": ({"labels": np.arange(8)}, r"'labels' is \(8,\) for 4 images"),
     "one label": ({"labels": np.array(1)}, r"'labels' is \(\) for 4 images"),
-    "pickled images": ({"images": np.full((4, 8, 8), None)}, "Object arrays cannot be loaded"),
-    "pickled labels": ({"labels": np.array([None] * 4)}, "Object arrays cannot be loaded"),
+    "pickled images": ({"images": np.full((4, 8, 8), None)}, "it holds pickled objects"),
+    "pickled labels": ({"labels": np.array([None] * 4)}, "it holds pickled objects"),
 }
 
 
@@ -238,8 +243,11 @@ def npy():
     ids=["empty", "text", "cut off", "pickle", "a single array"],
 )
 def test_a_file_that_is_no_archive_is_refused(archive, raw):
-    with pytest.raises(DataError, match="not a readable npz archive"):
+    with pytest.raises(DataError, match="not a readable npz archive") as caught:
         read_images(archive(raw), schema())
+    # Broken once: numpy's own words for a text are to load it unsafely, as a pickle.
+    assert "pickle" not in str(caught.value)
+    assert "unsafe" not in str(caught.value)
 
 
 def test_a_damaged_archive_is_read_or_refused_and_nothing_else(archive):

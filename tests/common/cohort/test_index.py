@@ -121,7 +121,7 @@ def cut_png():
 BAD_ROWS = {  # the second record's file, and what the message must say
     "missing": ("none.png", r"image '.*none\.png' does not exist"),
     "blank": ("", "record 2: names no file"),
-    "a folder": ("scans", r"image '.*scans' does not exist"),
+    "a folder": ("scans", r"image '.*scans' is a folder"),
     "above": ("../a.png", r"image '\.\./a\.png' leads out of its folder by '\.\.'"),
     "above, hidden": ("scans/../../a.png", "leads out of its folder"),
     "cut off": ("cut.png", r"image '.*cut\.png' cannot be decoded: .*truncated"),

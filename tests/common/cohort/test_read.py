@@ -62,6 +62,27 @@ def test_a_patient_is_in_one_part_with_all_its_records(tmp_path, split):
         assert (part.y == part.x.flatten().long() % 2).all()
 
 
+def test_who_has_withdrawn_is_in_no_part_and_nobody_else_moves(tmp_path):
+    # Broken once: leaving out one record of the patient and keeping the others.
+    path = table(tmp_path / "c.csv", many(60))
+    whole = read_cohort(source(path), schema(patient="id"))
+    rest = read_cohort(source(path), schema(patient="id"), without={"p7", "p8"}.__contains__)
+    for before, after in ((whole.train, rest.train), (whole.holdout, rest.holdout)):
+        assert ages(after) == [age for age in ages(before) if age not in (7, 8)]
+        assert after.patients == before.patients - len({7, 8} & set(ages(before)))
+    assert rest.declared == whole.declared
+    assert rest.notes[0] == "withdrawn: 2 patients with 5 records left out"  # 4 and 1
+    nobody = read_cohort(source(path), schema(patient="id"), without=lambda patient: False)
+    assert ages(nobody.train) == ages(whole.train)
+    assert nobody.notes == whole.notes
+
+
+def test_when_all_have_withdrawn_no_part_is_left(tmp_path):
+    path = table(tmp_path / "c.csv", many(20))
+    with pytest.raises(DataError, match="no patient falls into"):
+        read_cohort(source(path), schema(patient="id"), without=lambda patient: True)
+
+
 def test_values_have_the_declared_types_and_the_name_and_count_of_the_source(tmp_path):
     cohort = read_cohort(source(table(tmp_path / "c.csv", many(30))), schema(patient="id"))
     assert (cohort.name, cohort.declared) == ("va", 100)

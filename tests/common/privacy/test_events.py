@@ -37,7 +37,12 @@ def test_stored_form_never_changes():
 
 
 @pytest.mark.parametrize(
-    "event", [PoissonGaussian(1.5, 1.0, 3, "holdout"), Unprotected("train", 2)]
+    "event",
+    [
+        PoissonGaussian(1.5, 1.0, 3, "holdout"),
+        Unprotected("train", 2),
+        PoissonGaussian(1.5, 1.0, 3, "holdout", adjacency="replace"),
+    ],
 )
 def test_event_survives_storage(event):
     assert from_json(json.loads(json.dumps(to_json(event)))) == event
@@ -65,6 +70,7 @@ def test_unknown_kind_is_refused(kind):
         {"count": -1},
         {"count": 1.5},
         {"unit": "record"},
+        {"adjacency": "edge"},
     ],
 )
 def test_unreadable_price_is_refused(change):
@@ -112,3 +118,12 @@ def test_merge_adds_counts_and_does_not_mind_the_order():
     assert sum(e.count for e in merged) == sum(e.count for e in events)
     assert {merge(order) for order in itertools.permutations(events)} == {merged}
     assert merge([]) == ()
+
+
+def test_events_of_different_adjacency_are_refused_and_never_added():
+    # Break it once: leave the check out of merge.
+    one = PoissonGaussian(2.0, 1.0, 1, "train")
+    other = PoissonGaussian(2.0, 1.0, 1, "train", adjacency="replace")
+    with pytest.raises(GrandroundsError, match="different adjacency"):
+        merge([one, other])
+    assert merge([other, other])[0].count == 2

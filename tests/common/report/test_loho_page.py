@@ -66,10 +66,15 @@ def example(sizes: dict[str, int] | None = None, shots: tuple[int, ...] = (0, 16
             "engine", "main_arm", "split", "versions", "privacy")  # fmt: skip
     centres: list[Any] = [
         {"name": name, "status": "took part", "declared": size, "patients": size + 3}
-        | {"records": size + 3, "outcomes": size / 2, "missing": {"thal": 2, "slope": 0}}
+        | {
+            "records": size + 3,
+            "eligible": size + 3,
+            "outcomes": size / 2,
+            "missing": {"thal": 2, "slope": 0},
+        }
         for name, size in sizes.items()
     ]
-    centres.append({"name": "riverside", "status": "left out: declared 12 is below 50"})
+    centres.append({"name": "riverside", "status": "took no part: declared 12 is below 50"})
     tenths = [[0.15, 0.1, 40.0], [0.55, 0.6, 30.0], [0.95, 1.0, 9.0]]
     return {key: run[key] for key in kept} | {
         "description": "Disease from eleven bedside findings.",
@@ -105,7 +110,7 @@ def test_page_says_what_a_reviewer_looks_for(page: str) -> None:
         "Leave one hospital out: Coronary disease in four hospitals",
         "4 hospitals barely identify tau.",
         "Reptile and FedAvg are the same here.",
-        "left out: declared 12 is below 50",
+        "took no part: declared 12 is below 50",
         "150 (50%)",  # outcomes at cleveland, of 303 patients: 49.5 in a hundred
         "0.75 to 0.89",  # 0.83 - 0.08 and 0.83 + 0.06
         "grandrounds report RUN_DIR",
@@ -160,6 +165,33 @@ def test_verdict_counts_the_hospitals_that_had_patients_enough() -> None:
     assert "with 32 labelled patients (3 of the hospitals), reptile" in verdict(metrics)[1][2]
     assert "too few patients for so many labelled ones" in loho_html(metrics)
     assert mean_groups(metrics)[2]["label"] == "With 32 labelled patients, 3 hospitals"
+
+
+def test_hospitals_without_an_auc_are_not_counted_in_its_mean() -> None:
+    metrics = example(shots=(0, 16))
+    for arm in metrics["held_out"]["va"]["16"].values():
+        for form in (arm, arm.get("adapted") or {}):
+            form["auc"] = None
+    label = "With 16 labelled patients, 4 hospitals (AUC: 3 hospitals)"
+    assert [group["label"] for group in mean_groups(metrics)][1] == label
+    clause = verdict(metrics)[1][1]
+    assert "labelled patients (the AUC of 3, as it is not defined elsewhere), reptile" in clause
+
+
+def test_a_hospital_that_took_no_part_says_why_in_the_forest() -> None:
+    text = forest(example())
+    assert ">took no part</text>" in text
+    assert ">declared 12 is below 50</text>" in text
+    assert "refused" not in text
+
+
+def test_missing_values_are_a_share_of_what_was_read() -> None:
+    """Fault it is for: counts before incomplete records are left out, over a count after it."""
+    metrics = example()
+    metrics["centres"][0] |= {"records": 100, "eligible": 303, "missing": {"thal": 163}}
+    assert missing_tables(metrics)[0]["rows"][0][1][0] == "163 (54%)"
+    assert "before incomplete records are left out" in loho_html(metrics)
+    assert "before incomplete" not in loho_html(example())
 
 
 def test_epsilon_is_said_to_be_spent_again_for_each_hospital_left_out() -> None:

@@ -1,0 +1,44 @@
+"""What the `site` commands share: their arguments, and how they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print plain values instead.")]
+By = Annotated[str | None, typer.Option(help="Who decides; by default this user.")]
+
+
+def show(values: Any, text: str, *, as_json: bool) -> None:
+    """Print plain values as JSON, or a text for people."""
+    typer.echo(json.dumps(values, indent=2) if as_json else text)
+
+
+def console() -> Console:
+    """Return where tables and paragraphs go."""
+    return Console(highlight=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return a table of plain cells."""
+    made = Table(*map(escape, columns), title=escape(title), title_justify="left")
+    for row in rows:
+        made.add_row(*(escape(str(cell)) for cell in row))
+    return made
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """Return a number for a table; a dash for none.
+
+    >>> figure(None), figure(0.123456)
+    ('-', '0.1235')
+    """
+    return "-" if value is None else f"{value:.{digits}g}"

@@ -1,0 +1,1 @@
+"""The agent's gRPC service: its two doors, what travels through them, and who calls them."""

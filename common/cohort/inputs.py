@@ -1,0 +1,166 @@
+"""New cases, without outcomes, through the encoders that the study's patients went through.
+
+A file of new cases looks as a site's own file does, but that it need not tell the outcome; where it
+does, the outcome is not looked at.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common.cohort import images
+from common.cohort.index import read_index
+from common.cohort.parquet import is_parquet
+from common.cohort.pixels import encode_image
+from common.cohort.records import Records
+from common.cohort.schema import CohortSchema, Feature
+from common.cohort.table import encode_features, incomplete, read_table, read_table_records
+from common.errors import DataError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """New cases, encoded.
+
+    Attributes:
+        x: Inputs, (records, *input_shape), float32.
+        patients: Each record's patient as the file names it; None where the study names no column.
+        incomplete: Whether a declared feature is missing, (records,).
+        notes: What was missing, clamped, unknown or resized, with counts.
+    """
+
+    x: NDArray[np.float32]
+    patients: list[str] | None
+    incomplete: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
+
+
+def read_inputs(path: Path, schema: CohortSchema) -> Inputs:
+    """Read new cases: a table, an npz archive, or an index of image files.
+
+    Args:
+        path: As a cohort's file (`common.cohort.read.CohortSource`); the outcome's column or array
+            may be absent, also from a table without a header line.
+        schema: The study's.
+
+    Raises:
+        DataError: the file is missing or malformed, or does not fit the schema.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"input file {str(path)!r} does not exist or is no file",
+            remedy="check the path of the new cases",
+        )
+    is_archive = path.suffix == ".npz"
+    if is_archive and schema.image is None:
+        raise DataError(
+            f"input file {str(path)!r} holds images, and the study expects a table",
+            remedy="give a CSV or Parquet file with the study's columns",
+        )
+    try:
+        if schema.image is None:
+            return _table(path, schema)
+        return _archive(path, schema) if is_archive else _index(path, schema)
+    except DataError as error:
+        told = error.message.replace("cohort file", "input file", 1)
+        raise DataError(told, remedy=error.remedy) from error
+
+
+def read_patients(path: Path, schema: CohortSchema) -> list[str]:
+    """Return the patient of each record of a site's own file, in the file's order.
+
+    Where the study names the patient's column no image is decoded.
+
+    Raises:
+        DataError: the file is missing or malformed, or lacks the column.
+    """
+    if schema.image is None:
+        return read_table_records(path, schema).patients
+    is_archive = path.suffix == ".npz"
+    if schema.patient is None:
+        return (images.read_images if is_archive else read_index)(path, schema).patients
+    if not is_archive:
+        return [str(patient) for patient in read_table(path, schema)[schema.patient]]
+    arrays = images.load(path, schema)
+    return images.one_each(path, schema.patient, arrays["patients"], len(arrays["images"]))
+
+
+def _table(path: Path, schema: CohortSchema) -> Inputs:
+    plain = _labelled_by(_without_outcome(path, schema), schema.features[0].source)
+    frame = read_table(path, plain)
+    features, notes = encode_features(frame, schema)
+    for feature in schema.features:
+        if feature.kind == "category":
+            notes += _unknown(frame[feature.source], feature, schema)
+    patients = frame[schema.patient].tolist() if schema.patient else None
+    return Inputs(features.astype(np.float32), patients, incomplete(frame, schema), tuple(notes))
+
+
+def _unknown(text: pd.Series[str], feature: Feature, schema: CohortSchema) -> list[str]:
+    """Count the values that are no listed category: the reference level, or a mistake."""
+    given = text[~text.isin([*schema.missing, *feature.missing])]
+    alone = schema.model_copy(update={"features": (feature.model_copy(update=_BARE),)})
+    encoded, _ = encode_features(given.to_frame(feature.source), alone)
+    count = int((encoded.sum(axis=1) == 0).sum())
+    note = f"{feature.name}: {count} of no listed category, taken as the reference"
+    return [note] if count else []
+
+
+_BARE = {"indicator": False}
+
+
+def _index(path: Path, schema: CohortSchema) -> Inputs:
+    assert schema.image is not None  # the caller reads an index for images only
+    return _of_records(read_index(path, _labelled_by(schema, schema.image.file)), schema)
+
+
+def _archive(path: Path, schema: CohortSchema) -> Inputs:
+    image = schema.image
+    assert image is not None  # the caller reads an archive for images only
+    arrays = images.load(path, _labelled_by(schema, "images"))
+    pixels = arrays["images"] if arrays["images"].ndim != 3 else arrays["images"][..., None]
+    images.check_images(path, pixels, image)
+    x = np.empty((len(pixels), *schema.input_shape), dtype=np.float32)
+    for record, one in enumerate(pixels):
+        x[record] = encode_image(np.clip(one.astype(np.float32), 0, 255), image)
+    patients = None
+    if schema.patient is not None:
+        patients = images.one_each(path, schema.patient, arrays["patients"], len(pixels))
+    whole = np.zeros(len(pixels), dtype=np.bool_)
+    return Inputs(x, patients, whole, images.notes(pixels, image))
+
+
+def _of_records(records: Records, schema: CohortSchema) -> Inputs:
+    patients = records.patients if schema.patient else None
+    return Inputs(records.x, patients, records.incomplete, records.notes)
+
+
+def _labelled_by(schema: CohortSchema, column: str) -> CohortSchema:
+    """Return the schema with a column that is there in the outcome's place; it is not read."""
+    label = schema.label.model_copy(update={"column": column})
+    return schema.model_copy(update={"label": label})
+
+
+def _without_outcome(path: Path, schema: CohortSchema) -> CohortSchema:
+    """Return the schema of a file without a header line that leaves the outcome's column out."""
+    if not schema.columns or is_parquet(path):
+        return schema
+    rest = tuple(column for column in schema.columns if column != schema.label.column)
+    if _first_width(path) != len(rest):
+        return schema
+    return schema.model_copy(update={"columns": rest})
+
+
+def _first_width(path: Path) -> int:
+    """Return how many cells the first line has that has any; 0 where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return next((len(line) for line in csv.reader(file) if any(line)), 0)
+    except (csv.Error, UnicodeDecodeError, OSError):
+        return 0  # the reader itself says what is wrong

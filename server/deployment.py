@@ -1,0 +1,211 @@
+"""One run over real hospitals: from a study file to a model, a report, and who missed what.
+
+The run lives in the SuperLink, not here: Ctrl-C only stops watching, and `resume` watches again.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.errors import EngineError, GrandroundsError, RunError
+from common.files import only_one, write_atomic
+from common.plan import Plan, compile_study, read_plan, write_plan
+from common.schema import dump_toml
+from common.study import load_study
+from server.bundle import write_app
+from server.checkpoint import checkpoint_folder, latest, load_state
+from server.home import Home
+from server.report import METRICS, write_pages
+from server.results import run_metrics, write_model
+from server.store import Store
+from server.superlink import run_status, submit
+
+Say = Callable[[str], None]
+
+_POLL_S = 0.2
+_FLOWER = "flower.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder of a coordinator.
+
+    Attributes:
+        name: Its name, which is also the job's, and the run's at the hospitals: never used twice.
+    """
+
+    home: Home
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.home.folder / "runs" / self.name
+
+    @property
+    def plan_path(self) -> Path:
+        """The compiled study."""
+        found = sorted((self.folder / "plans").glob("*.toml"))
+        if len(found) != 1:
+            raise RunError(
+                f"run folder {str(self.folder)!r} holds {len(found)} plans, not one",
+                remedy="start a new run with grandrounds server run",
+            )
+        return found[0]
+
+
+def new_run(home: Home, study_path: Path, *, seed: int) -> Run:
+    """Make the run folder of a study; nothing is sent yet.
+
+    Raises:
+        StudyError: the study is malformed or its privacy cannot be met.
+    """
+    study = load_study(study_path)
+    plan = compile_study(study)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    # Hospitals answer a round of a run once: a name used before would get the answers of then.
+    run = Run(home, f"{study.name}-{stamp}-{secrets.token_hex(3)}")
+    run.folder.mkdir(parents=True)
+    if study.model.weights is not None:
+        shutil.copyfile(study_path.parent / study.model.weights, run.folder / study.model.weights)
+    write_atomic(run.folder / "study.toml", dump_toml(study.model_dump(mode="json")))
+    (run.folder / "plans").mkdir()
+    write_plan(plan, run.folder / "plans")
+    write_atomic(run.folder / _FLOWER, json.dumps({"seed": seed, "runs": []}))
+    return run
+
+
+def find_run(home: Home, name: str) -> Run:
+    """Return a run of that name.
+
+    Raises:
+        RunError: there is none.
+    """
+    run = Run(home, name)
+    if not (run.folder / _FLOWER).is_file():
+        known = sorted(p.parent.name for p in (home.folder / "runs").glob(f"*/{_FLOWER}"))
+        raise RunError(
+            f"coordinator {str(home.folder)!r} has no run {name!r}",
+            remedy=f"its runs are {', '.join(known)}" if known else "start one with server run",
+        )
+    return run
+
+
+def drive(run: Run, *, mode: str, say: Say) -> None:
+    """Have the SuperLink carry the run, or go on watching it where it does already.
+
+    Args:
+        run: What to carry.
+        mode: 'run', or 'deliver' to send the finished model to the hospitals.
+        say: Told what happens, a line each.
+
+    Raises:
+        GrandroundsError: what stopped the run; it can be resumed.
+    """
+    with only_one(run.folder):
+        number = _alive(run, mode)
+        if number is None:
+            number = _submit(run, mode)
+            say(f"run {run.name} handed to the SuperLink (Flower run {number})")
+        _watch(run, number)
+
+
+def finish(run: Run, *, seconds: float) -> dict[str, Any]:
+    """Write model, metrics and pages of a run that ended; return the metrics."""
+    plan = read_plan(run.plan_path)
+    newest = latest(checkpoint_folder(run.folder, run.name))
+    if newest is None:
+        raise RunError(f"run {run.name!r} has no checkpoint", remedy="resume it with server resume")
+    write_model(run.folder, load_state(newest, digest=plan.digest).params, digest=plan.digest)
+    metrics = {"run": run.name, **run_metrics(plan, run.folder, run.name, seconds=seconds)}
+    write_atomic(run.folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_pages(run.folder)
+    return metrics
+
+
+def deliveries(run: Run) -> list[dict[str, Any]]:
+    """Return how each hospital took the model: site, status, reason."""
+    store = Store(run.folder)
+    rows = [r for r in store.replies(run.name) if r["phase"] == "deliver"]
+    store.close()
+    return [{key: row[key] for key in ("site", "status", "reason")} for row in rows]
+
+
+def plan_of(run: Run) -> Plan:
+    """Return the run's compiled study."""
+    return read_plan(run.plan_path)
+
+
+def _submit(run: Run, mode: str) -> int:
+    known = json.loads((run.folder / _FLOWER).read_text(encoding="utf-8"))
+    config = {
+        "run-dir": str(run.folder.resolve()),
+        "plan": str(run.plan_path.resolve()),
+        "job": run.name,
+        "seed": known["seed"],
+        "nodes": 0,
+        "mode": mode,
+    }
+    number = submit(run.home, write_app(run.home.app), config)
+    known["runs"].append({"id": number, "mode": mode, "at": time.time()})
+    write_atomic(run.folder / _FLOWER, json.dumps(known))
+    return number
+
+
+def _alive(run: Run, mode: str) -> int | None:
+    """Return the Flower run that still carries this one, if there is one."""
+    known = json.loads((run.folder / _FLOWER).read_text(encoding="utf-8"))["runs"]
+    if not known or known[-1]["mode"] != mode:
+        return None
+    try:
+        status = run_status(run.home, known[-1]["id"])
+    except KeyError:  # the SuperLink's state was begun anew
+        return None
+    return None if status.status == "finished" else int(known[-1]["id"])
+
+
+def _watch(run: Run, number: int) -> None:
+    """Wait until the SuperLink has carried the run to its end."""
+    while True:
+        status = _status(run, number)
+        if status.status == "finished":
+            break
+        time.sleep(_POLL_S)
+    if status.sub_status != "completed":
+        raise _cause(run) or EngineError(
+            f"the SuperLink gave the run up: {status.details or status.sub_status}",
+            remedy=f"see {run.home.folder / 'run'}; then grandrounds server resume",
+        )
+
+
+def _status(run: Run, number: int) -> Any:
+    """Ask how the run is doing; a SuperLink that restarts is given a minute."""
+    end = time.monotonic() + 60.0
+    while True:
+        try:
+            return run_status(run.home, number)
+        except OSError as error:
+            if time.monotonic() > end:
+                raise EngineError(
+                    f"the SuperLink does not answer: {error}",
+                    remedy="start it with grandrounds server start, then server resume",
+                ) from error
+            time.sleep(1.0)
+
+
+def _cause(run: Run) -> GrandroundsError | None:
+    """Return why the ServerApp itself says that it failed."""
+    store = Store(run.folder)
+    row = store.job(run.name)
+    store.close()
+    if row is None or row["status"] != "failed":
+        return None
+    return RunError(row["message"], remedy=row["remedy"])
