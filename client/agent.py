@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from flwr.app import Context
 
-from client.approval import runs_approved
+from client.desk.approval import runs_approved
+from client.desk.received import keep
 from client.gate import Release, decode_fitting, release
 from client.ledger import Key, Ledger
-from client.manifest import has_changed
+from client.patients.manifest import has_changed
 from client.policy import SEEDED, Policy, Reason, Refused, Ruling
-from client.received import keep
 from client.site import load_policy, load_site, site_logger
 from client.transport import Transport
 from client.warm import WarmStudy, forget_models, needed_gb, stamp_of

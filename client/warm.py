@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from client.ledger import Ledger
-from client.patients import withdrawn_at
+from client.patients.withdrawal import withdrawn_at
 from client.site import Site
 from common.cohort.parts import Cohort
 from common.cohort.read import read_cohort

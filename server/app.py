@@ -13,9 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 from common.errors import GrandroundsError, RunError, is_disk_full
 from common.models import initial_params
 from common.plan import read_plan
-from server.delivery import deliver
-from server.federation import LOG, Federation, enrolled_at
-from server.rounds import run
+from server.rounds.delivery import deliver
+from server.rounds.federation import LOG, Federation, enrolled_at
+from server.rounds.loop import run
 from server.store import Store
 
 MODES = ("run", "deliver")

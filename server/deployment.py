@@ -20,13 +20,13 @@ from common.files import only_one, write_atomic
 from common.plan import Plan, compile_study, read_plan, write_plan
 from common.schema import dump_toml
 from common.study import load_study
-from server.bundle import write_app
-from server.checkpoint import checkpoint_folder, latest, load_state
-from server.home import Home
+from server.house.bundle import write_app
+from server.house.home import Home
+from server.house.superlink import run_status, submit
 from server.report import METRICS, write_pages
 from server.results import run_metrics, write_model
+from server.rounds.checkpoint import checkpoint_folder, latest, load_state
 from server.store import Store
-from server.superlink import run_status, submit
 
 Say = Callable[[str], None]
 

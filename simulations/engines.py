@@ -11,7 +11,7 @@ import client.app
 import server.app
 from client.agent import close_agents
 from common.errors import EngineError, GrandroundsError, RunError
-from server.bundle import write_app
+from server.house.bundle import write_app
 from server.store import Store
 from simulations.flower_engine import FlowerRuntime
 from simulations.grid import InProcessGrid, server_context

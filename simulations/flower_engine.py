@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from common.errors import EngineError
-from common.processes import (
+from common.running.processes import (
     FLOWER_SWITCHES,
     Tail,
     command_line,
@@ -31,8 +31,8 @@ from common.processes import (
     last_lines,
     write_shim,
 )
-from server.bundle import Scalar, check_run
-from server.superlink import SuperLink, write_connection
+from server.house.bundle import Scalar, check_run
+from server.house.superlink import SuperLink, write_connection
 from simulations.flower_link import submit
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.bundle import Scalar
-from server.superlink import hand_over
+from server.house.bundle import Scalar
+from server.house.superlink import hand_over
 
 
 def submit(

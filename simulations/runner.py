@@ -16,7 +16,7 @@ from common.plan import Plan
 from common.scenario import FEDERATED, Arm, Simulation
 from common.schema import dump_toml
 from common.study import Study
-from server.checkpoint import curve_rounds
+from server.rounds.checkpoint import curve_rounds
 from simulations.arms import (
     Result,
     auc_of,

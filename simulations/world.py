@@ -17,7 +17,7 @@ from common.privacy.accounting import delta_limit
 from common.scenario import Simulation
 from common.seeds import derive
 from common.study import Study
-from server.checkpoint import at_round, checkpoint_folder, load_state
+from server.rounds.checkpoint import at_round, checkpoint_folder, load_state
 from server.store import Store
 from simulations.engines import Engine, Job
 from simulations.hospitals import hospitals_of

@@ -15,8 +15,8 @@ from common.models import initial_params
 from common.params import Params
 from common.plan import Plan
 from common.wire import Envelope, pack, unpack
-from server.federation import Federation
-from server.rounds import run
+from server.rounds.federation import Federation
+from server.rounds.loop import run
 from server.store import Store
 from simulations.grid import ClientCallable, InProcessGrid
 from tests.ledger_reader import releases

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from client.desk.setup import Beginning, make_site
 from client.policy import Policy
-from client.setup import Beginning, make_site
 from client.site import CohortConfig, Site, write_site
 from common.plan import Plan, compile_study
 from common.schema import dump_toml

@@ -30,7 +30,7 @@ def make_private(path: Path) -> None:
 
 
 def use_wal(db: sqlite3.Connection) -> None:
-    """Switch to a write-ahead log; SQLite itself does not wait for others to let go here."""
+    """Switch to a write-ahead log; SQLite does not wait here if two do so at once."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -10,9 +10,9 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from client.ledger import Ledger
+from client.policy.spending import total
 from client.rpc.health import Check
 from client.site import load_policy, load_site
-from client.spending import total
 from common.models import pick_device
 
 LEAST_MEMORY = 256 * 2**20

@@ -17,11 +17,11 @@ from typing import Any
 
 from client.rpc.doors import already_runs, user_id
 from client.rpc.server import MAX_MESSAGE, Options, start_servers
-from common.daemon import hold
 from common.errors import GrandroundsError, RunError, SiteError
-from common.logs import Format, set_up
+from common.running.daemon import hold
+from common.running.logs import Format, set_up
+from common.running.supervision import until_signal
 from common.startup import importing
-from common.supervision import until_signal
 
 GRACE_S = 30.0
 """Seconds that a round which is being computed may take to finish when the agent is stopped."""
@@ -66,8 +66,8 @@ def serve(folder: Path, *, options: Options | None = None, style: Format = "text
         user_id(options.relay_user)  # a mistake is told before the long imports
     with until_signal() as stop, _only_agent(folder):
         with importing():
-            from client.administration import perform_locally
             from client.agent import Agent
+            from client.desk.administration import perform_locally
             from client.rpc.checks import checks_of
             from client.site import load_site
         site = load_site(folder)

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import grpc
 
-from client.reasons import Reason
+from client.policy import Reason
 from client.rpc.agent_pb2 import Chunk, Command, Result
 from client.rpc.agent_pb2_grpc import AdministratorServicer, RelayServicer
 from client.rpc.chunks import BEGUN, TooLargeError, join, split
 from common.errors import GrandroundsError, WireError
-from common.logs import bound
+from common.running.logs import bound
 from common.wire import Envelope
 
 Handler = Callable[[Envelope], Envelope]

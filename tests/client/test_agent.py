@@ -14,9 +14,9 @@ import torch
 from flwr.app import Context, RecordDict
 
 import client.agent
-from client.administration import perform_locally
 from client.agent import Agent, agent_of, folder_transport
-from client.approval import approve
+from client.desk.administration import perform_locally
+from client.desk.approval import approve
 from client.ledger import Ledger
 from client.policy import Policy, Reason
 from client.site import load_site

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from client.ledger import Account, Key, Ledger
+from client.ledger.disk import use_wal
 from client.ledger.throttle import Throttle
 from common.errors import SiteError, is_disk_full
 from common.privacy.events import gaussian
@@ -117,26 +119,30 @@ def test_a_ledger_that_another_process_keeps_locked_says_so(ledger: Ledger, path
     reserve(ledger)
 
 
-def test_opening_waits_for_others_to_let_go_of_a_new_file(path: Path) -> None:
-    # Two processes may make the ledger at once, and SQLite does not wait when it changes the form
-    # of its log. Break it once: switch without waiting ('database is locked').
-    Ledger(path).close()
-    holding, letting_go = threading.Event(), threading.Event()
+class Busy:
+    """A connection that finds the file locked a few times, as when two open a new one at once."""
 
-    def hold() -> None:
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("PRAGMA journal_mode = DELETE")  # as a new file has it
-            other.execute("BEGIN")
-            other.execute("SELECT COUNT(*) FROM entries").fetchone()
-            holding.set()
-            letting_go.wait(0.2)
+    def __init__(self, *errors: str) -> None:
+        self.errors, self.switched = list(errors), False
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert holding.wait(10)
-    with closing(Ledger(path)) as ledger:
-        reserve(ledger)
-    thread.join(10)
+    def execute(self, statement: str) -> None:
+        if self.errors:
+            raise sqlite3.OperationalError(self.errors.pop(0))
+        self.switched = True
+
+
+def test_opening_waits_while_another_switches_a_new_file_to_its_log() -> None:
+    # Break it once: switch without trying again.
+    busy = Busy("database is locked", "database is locked")
+    use_wal(cast(sqlite3.Connection, busy))
+    assert busy.switched
+
+
+def test_opening_does_not_wait_for_what_will_not_pass() -> None:
+    broken = Busy("disk I/O error")
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+        use_wal(cast(sqlite3.Connection, broken))
+    assert not broken.switched
 
 
 def test_the_file_is_opened_by_sqlite_alone(

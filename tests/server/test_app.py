@@ -13,14 +13,14 @@ from flwr.app import Context, Message
 
 import client.app
 import server.app
-import server.rounds
+import server.rounds.loop
 from client.agent import close_agents
 from common.errors import GrandroundsError, RunError, StudyError
 from common.models import initial_params
 from common.plan import write_plan
 from common.wire import unpack
-from server.checkpoint import at_round, checkpoint_folder, load_state
-from server.federation import LOG
+from server.rounds.checkpoint import at_round, checkpoint_folder, load_state
+from server.rounds.federation import LOG
 from server.store import Store
 from simulations.grid import ClientCallable, InProcessGrid, server_context
 from tests.small_world import hospital, small_plan
@@ -117,7 +117,7 @@ def test_a_full_disk_is_one_clear_message_and_the_run_resumes(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(server.rounds, "save_state", full)
+        patch.setattr(server.rounds.loop, "save_state", full)
         with pytest.raises(RunError, match=r"disk of .* is full") as caught:
             start(config)
     assert config["run-dir"] in caught.value.message
@@ -132,7 +132,7 @@ def test_another_error_of_the_system_is_not_called_a_full_disk(
     def broken(state: Any, *args: Any, **options: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(server.rounds, "save_state", broken)
+    monkeypatch.setattr(server.rounds.loop, "save_state", broken)
     with pytest.raises(OSError, match="Input/output"):
         start(config)
 

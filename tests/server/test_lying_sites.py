@@ -17,10 +17,10 @@ from common.models import initial_params
 from common.params import Params, scale
 from common.plan import Plan
 from common.wire import Envelope, unpack
-from server.checkpoint import at_round, load_state
-from server.membership import join
-from server.robust import norm_of
-from server.rounds import evaluate, train
+from server.rounds.checkpoint import at_round, load_state
+from server.rounds.loop import evaluate, train
+from server.rounds.membership import join
+from server.rounds.robust import norm_of
 from tests.federated_world import Fault, Faulty, World, breaks, says, tampers
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from client.reasons import Reason
+from client.policy import Reason
 from client.rpc.agent_pb2 import Chunk, Command
 from client.rpc.agent_pb2_grpc import AdministratorStub, RelayStub
 from client.rpc.chunks import CHUNK, join, split

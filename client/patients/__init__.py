@@ -1,0 +1,1 @@
+"""What the hospital alone does with its patients: check, withdraw, predict, judge."""

@@ -1,0 +1,147 @@
+"""What a hospital allows: policy.toml, which always wins over the study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from client.ledger import Account
+from client.policy.hours import parse_hours
+from client.policy.reasons import Reason
+from client.policy.rules import rules
+from client.policy.spending import PlanOf
+from common.plan import Plan
+from common.schema import Count, Positive, Table
+
+SEEDED = (
+    "SEEDED NOISE: policy.toml sets noise_seed. Whoever knows the seed can take the noise off: "
+    "nothing released here is private. For development with invented patients only."
+)
+
+
+class Judge(Protocol):
+    """What the gate asks before anything is reserved; `Policy` and `Ruling` are such."""
+
+    def objection(
+        self, plan: Plan, *, declared: int, run: str, accounts: Iterable[Account]
+    ) -> Reason | None:
+        """Return why the site would not go on with this run, or None."""
+        ...
+
+
+class Policy(Table):
+    """policy.toml: the hospital's own limits, which no study can raise.
+
+    Attributes:
+        epsilon: What one patient may spend in all studies together, over the patient's life.
+        delta: The deltas of all studies together.
+        study_epsilon: What one patient may spend in one study; `epsilon` where it is left out.
+        runs: How many runs of one study.
+        min_sigma: Smallest noise multiplier of a step, and of a cell of the evaluation.
+        max_steps: Most private steps of one run.
+        min_cohort: Smallest declared size with which the site takes part in anything.
+        learners: Learners allowed; all where it is empty.
+        models: Models allowed; all where it is empty.
+        releases: What may leave: weight deltas (train), evaluation histograms (evaluate).
+        hours: Local time of day at which requests are answered, as '20:00-06:00'; always where it
+            is left out.
+        device: Overrules cohort.toml's device.
+        max_message_mb: Largest request, in 10^6 bytes.
+        memory_gb: Most memory, in 10^9 bytes, that a model may need: four copies of its weights in
+            float32 (model, gradients, optimiser, delta).
+        allow_unprotected: Whether a study without privacy may run at all; its epsilon is infinite.
+        noise_seed: Seeded noise, for development only; a real site leaves it out and draws from a
+            cryptographic source.
+    """
+
+    epsilon: Positive
+    delta: Annotated[float, Field(ge=0, lt=1)]
+    study_epsilon: Positive | None = None
+    runs: Count = 1
+    min_sigma: Annotated[float, Field(ge=0)] = 0.0
+    max_steps: Count | None = None
+    min_cohort: Count = 1
+    learners: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    releases: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
+    hours: str | None = None
+    device: str | None = None
+    max_message_mb: Positive = 1000.0
+    memory_gb: Positive | None = None
+    allow_unprotected: bool = False
+    noise_seed: int | None = None
+
+    @field_validator("hours")
+    @classmethod
+    def _readable_hours(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_hours(value)
+        return value
+
+    def for_runs(self, runs: int | None) -> Policy:
+        """Return the policy for a study whose approval covers so many runs; None adds no limit."""
+        if runs is None or runs >= self.runs:
+            return self
+        return self.model_copy(update={"runs": runs})
+
+    def objection(
+        self,
+        plan: Plan,
+        *,
+        declared: int,
+        run: str,
+        accounts: Iterable[Account],
+        phase: str = "train",
+        now: datetime | None = None,
+        plan_of: PlanOf = lambda digest: None,
+    ) -> Reason | None:
+        """Return why the site would not go on with this run, or None.
+
+        Args:
+            plan: The study asked for.
+            declared: The site's declared size.
+            run: The run asked for.
+            accounts: What the ledger would hold, for each study, with the release asked for.
+            phase: What is asked for, or 'approve' for the study as a whole.
+            now: Local time; None where the hours do not matter.
+            plan_of: Approved plans of the other studies, whose whole price is kept for them.
+        """
+        found = rules(
+            self,
+            plan,
+            declared=declared,
+            run=run,
+            accounts=accounts,
+            phase=phase,
+            now=now,
+            plan_of=plan_of,
+        )
+        return next((rule.reason for rule in found if rule.reason is not None), None)
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A policy with the circumstances of one request: what the agent hands to the gate."""
+
+    policy: Policy
+    phase: str
+    plan_of: PlanOf
+    now: datetime | None = None
+
+    def objection(
+        self, plan: Plan, *, declared: int, run: str, accounts: Iterable[Account]
+    ) -> Reason | None:
+        """Return why the site would not go on with this run, or None; see `Policy.objection`."""
+        return self.policy.objection(
+            plan,
+            declared=declared,
+            run=run,
+            accounts=accounts,
+            phase=self.phase,
+            now=self.now,
+            plan_of=self.plan_of,
+        )

@@ -1,0 +1,1 @@
+"""The coordinator's house: certificates, enrolment, the SuperLink and its filter."""

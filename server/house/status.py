@@ -1,0 +1,78 @@
+"""How a coordinator stands: its processes, its hospitals, its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+from common.running import daemon
+from server.house import superlink
+from server.house.certificates import read_certificate
+from server.house.enrolment import read_sites
+from server.house.home import Home
+from server.house.superlink import Node
+from server.store import Store
+
+
+def read_status(home: Home) -> dict[str, Any]:
+    """Return plain values that say how a coordinator stands.
+
+    Raises:
+        RunError: one of its files is malformed.
+    """
+    link, pid = superlink.of(home), daemon.holder(home.pid_file)
+    nodes: dict[int, Node] = {}
+    try:
+        answers = pid is not None and link.answers()
+        if answers:
+            nodes = {node.id: node for node in link.nodes()}
+    except OSError:
+        answers = False
+    until = read_certificate(home.folder / "server.crt").not_valid_after_utc
+    return {
+        "running": pid is not None,
+        "answers": answers,
+        "pid": pid,
+        "address": home.config.address,
+        "federation": home.config.federation,
+        "certificate_until": f"{until:%Y-%m-%d}",
+        "sites": _sites(home, nodes),
+        "runs": [_run(path) for path in sorted(home.runs.iterdir()) if _is_run(path)],
+    }
+
+
+def _sites(home: Home, nodes: dict[int, Node]) -> list[dict[str, Any]]:
+    """Each enrolled hospital: enrolled (never seen), online, offline, unknown or revoked."""
+    rows = []
+    for site in read_sites(home):
+        node = nodes.get(site.node or 0)
+        state = "unknown" if node is None else node.status
+        if site.revoked is not None:
+            state = "revoked"
+        elif site.node is None or state == "registered":
+            state = "enrolled"
+        since = site.revoked or (node.since if node else None)
+        row = {"state": state, "since": since and since[:19]}
+        rows.append({**site.model_dump(), **row})
+    return rows
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.sqlite").is_file()
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """A run: the state of its job, how many rounds are done, and what it says for itself."""
+    try:
+        store = Store(path)
+        try:
+            job = store.job(path.name) or store.job("main")
+            done = store.rounds_done()
+        finally:
+            store.close()
+    except RunError as error:
+        return {"run": path.name, "state": "unreadable", "rounds_done": 0, "message": error.message}
+    state = job["status"] if job else "not started"
+    message = job["message"] if job else ""
+    return {"run": path.name, "state": state, "rounds_done": done, "message": message}

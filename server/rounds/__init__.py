@@ -1,0 +1,1 @@
+"""The round loop and what it asks, checks, combines and keeps."""

@@ -1,0 +1,115 @@
+"""The round loop: join, train round by round with a quorum and a deadline, evaluate once.
+
+Flower's own `Strategy.start` has no start round, no checkpoint and no quorum; this loop has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from common.errors import RunError
+from common.learners import learner_for
+from common.learners.types import Contribution, Learner, State
+from common.params import Params
+from common.review import bears
+from server.rounds.checkpoint import curve_rounds, latest, load_state, save_state
+from server.rounds.collection import Collection
+from server.rounds.federation import LOG as LOG
+from server.rounds.federation import Federation as Federation
+from server.rounds.federation import Member as Member
+from server.rounds.membership import Roster, join
+from server.rounds.robust import combine
+
+RETRY_S = 15.0  # doubled each time: three retries outlast the 60 s for which Flower refuses a node
+
+
+def run(federation: Federation, initial: Callable[[], Params]) -> State:
+    """Run the job to its end, from its newest checkpoint if it has one.
+
+    Args:
+        federation: What to run and over whom.
+        initial: Makes the initial weights, for a job that starts.
+
+    Returns:
+        The final state; it is also the newest checkpoint.
+
+    Raises:
+        RunError: fewer hospitals than the quorum took part or answered; the run can be resumed.
+    """
+    plan = federation.plan
+    learner, roster = learner_for(plan), join(federation)
+    said = bears(plan, len(roster.members))
+    LOG.info("%s: %s", federation.job, said)
+    federation.store.remark(federation.job, said)
+    state = _resume(federation, learner, initial)
+    keep = curve_rounds(plan.study.rounds.count)
+    while state.round < plan.study.rounds.count:
+        contributions = combine(train(federation, roster, state), plan.study.server)
+        state = learner.apply(state, contributions)
+        save_state(state, federation.folder, digest=plan.digest, keep=keep)
+    evaluate(federation, roster, state)
+    return state
+
+
+def train(federation: Federation, roster: Roster, state: State) -> list[Contribution]:
+    """Run one training round and return the deltas that count, in the order of the members.
+
+    Sites that are no members are asked to join, and train in this round if they do.
+
+    Raises:
+        RunError: fewer of them than the quorum, after all retries.
+    """
+    number, rounds = state.round + 1, federation.plan.study.rounds
+    collection = Collection(
+        federation, roster, "train", number, params=state.params, like=state.params
+    )
+    if not _reaches_quorum(federation, collection):
+        failures = [f"{r.site} {r.status}: {r.reason}" for r in collection.missing]
+        raise RunError(
+            f"round {number}: {len(collection.values)} of {len(roster.members)} hospitals "
+            f"answered, the quorum (rounds.quorum) is {rounds.quorum} ({'; '.join(failures)})",
+            remedy="mend what those hospitals report, then resume the run",
+        )
+    sizes = {m.name: m.declared for m in roster.members}
+    return [Contribution(sizes[n], collection.values[n]) for n in sorted(collection.values)]
+
+
+def evaluate(federation: Federation, roster: Roster, state: State) -> None:
+    """Collect one noisy histogram from each hospital; those that come go to the store."""
+    plan = federation.plan
+    shape = (plan.histograms, 2, plan.study.evaluation.bins)
+    like = {"counts": torch.zeros(shape, dtype=torch.float64)}
+    collection = Collection(
+        federation, roster, "evaluate", state.round, params=state.params, like=like
+    )
+    _reaches_quorum(federation, collection)
+    for site, value in collection.values.items():
+        federation.store.histogram(
+            federation.job, site=site, sigma=plan.evaluation_sigma, counts=value["counts"].tolist()
+        )
+
+
+def _reaches_quorum(federation: Federation, collection: Collection) -> bool:
+    """Ask, and below the quorum ask those who are missing again, after a pause."""
+    rounds = federation.plan.study.rounds
+    collection.ask()
+    for retry in range(rounds.retries):
+        if len(collection.values) >= rounds.quorum:
+            break
+        pause_s = min(RETRY_S * 2**retry, rounds.deadline_s)
+        LOG.info("%s: below the quorum, asked again in %g s", federation.job, pause_s)
+        time.sleep(pause_s)
+        collection.ask()
+    return len(collection.values) >= rounds.quorum
+
+
+def _resume(federation: Federation, learner: Learner, initial: Callable[[], Params]) -> State:
+    newest = latest(federation.folder)
+    if newest is not None:
+        return load_state(newest, digest=federation.plan.digest)
+    state = learner.init(initial())
+    save_state(state, federation.folder, digest=federation.plan.digest, keep=frozenset())
+    return state
