@@ -19,6 +19,7 @@ from common.privacy import accounting
 from common.privacy.engine import prv_epsilon
 from common.report.words import DEPLOYED
 from server.store import Store
+from server.tables import SEEDED, TOOK_PART
 
 SCHEMA = 1
 PACKAGES = ("grandrounds", "flwr", "torch", "opacus", "dp-accounting")
@@ -33,12 +34,14 @@ def run_metrics(plan: Plan, run_dir: Path, job: str, *, seconds: float) -> dict[
     Nothing of it is exact: what is not released through a hospital's gate is not known here.
     """
     store, name = Store(run_dir), plan.study.learner.name
-    released, row = released_of(plan, store, job), store.job(job)
+    released, row, members = released_of(plan, store, job), store.job(job), store.members(job)
+    privacy = privacy_of(plan, noise=_NOISE, spent=spent_of(store, job))
+    seeded = [m["site"] for m in members if m["noise"] == SEEDED and m["status"] == TOOK_PART]
     result = {
         **what_ran(plan, run_dir, main_arm=name, split=_SPLIT, seconds=seconds),
         "engine": DEPLOYED,
         "seeds": 1,
-        "privacy": privacy_of(plan, noise=_NOISE, spent=spent_of(store, job)),
+        "privacy": privacy | (_unprotected(seeded) if seeded else {}),
         "arms": {},
         "sites": [
             {
@@ -50,7 +53,7 @@ def run_metrics(plan: Plan, run_dir: Path, job: str, *, seconds: float) -> dict[
                 "arms": {},
                 "private": released.get(member["site"]),
             }
-            for member in store.members(job)
+            for member in members
         ],
         "missed": store.missed(job),
         "curves": {},
@@ -60,6 +63,17 @@ def run_metrics(plan: Plan, run_dir: Path, job: str, *, seconds: float) -> dict[
     }
     store.close()
     return result
+
+
+def _unprotected(sites: list[str]) -> dict[str, Any]:
+    """Return what takes the promise back, for a run in which hospitals used seeded noise."""
+    where = ", ".join(sites)
+    return {
+        "private": False,
+        "noise": f"SEEDED at {where}",
+        "statement": f"NOT PRIVATE: {where} used seeded noise (noise_seed in policy.toml), which "
+        "whoever knows the seed can take off; it is for development with invented patients",
+    }
 
 
 def what_ran(

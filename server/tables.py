@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 TOOK_PART = "took part"
+SEEDED = "seeded"
 
 metadata = sa.MetaData()
 jobs = sa.Table(
@@ -29,6 +30,7 @@ members = sa.Table(
     sa.Column("declared", sa.Integer),
     sa.Column("status", sa.Text, nullable=False),  # took part, or why not
     sa.Column("node", sa.Text, nullable=False, default=""),  # Flower's ids exceed 63 bits
+    sa.Column("noise", sa.Text, nullable=False, default=""),  # 'seeded' where it says so
 )
 rounds = sa.Table(
     "rounds",
@@ -65,12 +67,17 @@ histograms = sa.Table(
 
 @dataclass(frozen=True)
 class Introduction:
-    """Who a site says it is, and whether it took part or why not."""
+    """Who a site says it is, and whether it took part or why not.
+
+    Attributes:
+        noise: 'seeded' where the site says that its noise can be repeated, which is no protection.
+    """
 
     site: str
     declared: int | None
     status: str
     node: str = ""
+    noise: str = ""
 
     @property
     def takes_part(self) -> bool:

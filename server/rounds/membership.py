@@ -12,6 +12,7 @@ from server.rounds.checks import matched
 from server.rounds.exchange import POLL_S, Answer, ask
 from server.rounds.federation import LOG, Federation, Member
 from server.store import Introduction
+from server.tables import SEEDED
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MOST_PATIENTS = 10**9
@@ -59,7 +60,11 @@ class Roster:
         else:
             self._members[member.name] = member
         status = f"left out: {objection}" if objection else "took part"
-        return Introduction(member.name, member.declared or None, status, node=str(node))
+        header = answer.envelope.header if answer.envelope else {}
+        noise = SEEDED if header.get("noise") == SEEDED else ""
+        return Introduction(
+            member.name, member.declared or None, status, node=str(node), noise=noise
+        )
 
     def _believed(self, node: int, answer: Answer) -> tuple[Member, str]:
         """Return whom a node says it is, as far as credible, and why it is left out, if so."""

@@ -83,7 +83,14 @@ def test_members_are_kept_by_name_and_the_last_word_stands(store: Store) -> None
     store.introduce("main", [Introduction("alpha", 40, "took part")])
     store.introduce("other", [Introduction("beta", 9, "took part")])
     assert store.members("main") == [
-        {"job": "main", "site": "alpha", "declared": 40, "status": "took part", "node": ""}
+        {
+            "job": "main",
+            "site": "alpha",
+            "declared": 40,
+            "status": "took part",
+            "node": "",
+            "noise": "",
+        }
     ]
 
 
@@ -131,7 +138,14 @@ def test_a_member_stays_one_and_a_node_has_one_row(store: Store) -> None:
     store.introduce("main", [Introduction("alpha", 40, "took part", node=big)])
     store.introduce("main", [Introduction("alpha", 40, "left out: paused", node=big)])
     assert store.members("main") == [
-        {"job": "main", "site": "alpha", "declared": 40, "status": "took part", "node": big}
+        {
+            "job": "main",
+            "site": "alpha",
+            "declared": 40,
+            "status": "took part",
+            "node": big,
+            "noise": "",
+        }
     ]
 
 
