@@ -133,23 +133,25 @@ def _table(datasets: tuple[Dataset | ByHand, ...], folder: Path) -> Table:
 
     from simulations.datasets import Dataset, studies_of
 
-    caption = escape(
-        f"looked in {folder}; fetch one with: grandrounds data fetch NAME, which says how to get "
-        "one by hand"
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_lines=False,
+        caption=escape(
+            f"looked in {folder}; fetch one with: grandrounds data fetch NAME, which says how to "
+            "get one by hand"
+        ),
+        caption_justify="left",
     )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("name", no_wrap=True)
-    table.add_column("title")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("licence", no_wrap=True)
+    table.add_column("what, and which studies read it")
     table.add_column("found", overflow="fold")
-    table.add_column("studies")
     for dataset in datasets:
-        size = f"{dataset.count:,} {dataset.unit}"
         volume = _bytes(dataset.size) if isinstance(dataset, Dataset) else "by hand"
-        found, studies = escape(_found(dataset, folder)), ", ".join(studies_of(dataset)) or "-"
-        table.add_row(dataset.name, dataset.title, size, volume, dataset.licence, found, studies)
+        what = f"{dataset.title}: {dataset.count:,} {dataset.unit}, {volume}, {dataset.licence}"
+        studies = ", ".join(studies_of(dataset)) or "no study of ours"
+        found = escape(_found(dataset, folder))
+        table.add_row(dataset.name, f"{escape(what)}\n[dim]{escape(studies)}[/]", found)
     return table
 
 

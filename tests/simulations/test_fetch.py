@@ -341,7 +341,7 @@ def test_the_command_fetches_and_the_list_shows_it(cli, home, monkeypatch):
     monkeypatch.setattr(simulations.datasets, "DATASETS", (home.dataset,))
     code, out, _ = cli("data", "list")
     assert code == 0
-    assert re.search(r"tiny +Tiny +2 files +20 kB +CC0 +- +- ", out)
+    assert re.search(r"tiny +Tiny: 2 files, 20 kB, CC0 +- +\n +no study of ours", out)
     code, out, err = cli("data", "fetch", "tiny", "--to", "here")
     assert code == 0
     assert out.split() == [os.path.join("here", "set", n) for n in ("a.data", "b.data")]
