@@ -13,7 +13,7 @@ import torch
 from flwr.app import Context
 
 from client.desk.approval import runs_approved
-from client.desk.received import keep
+from client.desk.received import RUN_NAME, keep
 from client.gate import Release, decode_fitting, release
 from client.ledger import Key, Ledger
 from client.patients.manifest import has_changed
@@ -232,6 +232,8 @@ class Agent:
             if plan is None:
                 raise Refused(Reason.UNKNOWN_STUDY)
             runs = runs_approved(self._ledger, digest)
+            if runs is None and not self._site.is_simulated:
+                raise Refused(Reason.UNKNOWN_STUDY)
             self._studies[digest] = WarmStudy(self._site, plan, stamp, runs, self._log)
         return self._studies[digest]
 
@@ -256,7 +258,8 @@ def _key(request: Envelope) -> Key:
     number = header.get("round")
     if not (isinstance(digest, str) and isinstance(run, str) and isinstance(phase, str)):
         raise Refused(Reason.MALFORMED)
-    if type(number) is not int or phase not in PHASES or not 0 < len(run) <= 128:
+    # The run's name becomes a folder's, is a key of the ledger, and is shown to people.
+    if type(number) is not int or phase not in PHASES or not RUN_NAME.fullmatch(run):
         raise Refused(Reason.MALFORMED)
     return Key(digest, run, phase, number)
 

@@ -23,6 +23,10 @@ from common.privacy.accounting import epsilon
 from common.privacy.events import Event, merge
 from common.wire import Envelope, Header
 
+# How much more than a plan asks for a site may have reserved: a request whose computing was cut
+# short is reserved again, by the relay, by a coordinator that asks again or that was resumed.
+_SLACK = 10
+
 
 @dataclass(frozen=True)
 class Release:
@@ -62,7 +66,7 @@ def release(asked: Release, *, ledger: Ledger, policy: Judge, declared: int) -> 
         SiteError: the ledger cannot be written: nothing was computed, or what was stays here.
     """
     payload_hash = hashlib.sha256(asked.request.payload).hexdigest()
-    ledger.check_seen(asked.key.digest, _seen(asked.request.header))
+    ledger.check_seen(asked.key.digest, _seen(asked, ledger=ledger, runs=policy.runs))
     with ledger.transaction():  # what the policy sees is what is charged, whoever else writes
         stored = _replay(asked.key, payload_hash, ledger)
         accounts = ledger.accounts()
@@ -82,10 +86,19 @@ def release(asked: Release, *, ledger: Ledger, policy: Judge, declared: int) -> 
     return _reply(asked, stored, accounts)
 
 
-def _seen(header: Header) -> int:
-    """Return how many reserves of the study the coordinator has seen here, as it says."""
-    seen = header.get("seen", 0)
-    if type(seen) is not int or not 0 <= seen < 2**53:
+def _seen(asked: Release, *, ledger: Ledger, runs: int) -> int:
+    """Return how many reserves of the study the coordinator has seen here, as it says.
+
+    More than the plan could have asked for besides what the ledger holds is a lie, and must not
+    block the site: only its administrator could unblock it, at the price of a whole plan.
+    """
+    seen = asked.request.header.get("seen", 0)
+    if type(seen) is not int or seen < 0:
+        raise Refused(Reason.MALFORMED)
+    accounts = ledger.accounts() if seen else []
+    held = sum(a.reserves for a in accounts if a.digest == asked.key.digest)
+    rounds = asked.plan.study.rounds
+    if seen > held + _SLACK * runs * (rounds.count * (1 + rounds.retries) + 1):
         raise Refused(Reason.MALFORMED)
     return seen
 

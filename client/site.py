@@ -16,6 +16,7 @@ A simulated site has no keys and no kit.
 from __future__ import annotations
 
 import logging
+import logging.handlers
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from common.plan import Plan, read_plan, write_plan
 from common.schema import Count, Name, Table, dump_toml, explain, read_toml
 
 T = TypeVar("T", bound=Table)
+
+_LOG_BYTES = 16 * 2**20  # and one older file: a flood of requests must not fill the disk
 
 
 class CohortConfig(Table):
@@ -81,6 +84,11 @@ class Site:
         return self.folder / "ledger.sqlite"
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether a simulation wrote the folder: a real site has keys."""
+        return not (self.folder / "keys").is_dir()
+
+    @property
     def device(self) -> str:
         """The device to compute on; the policy's word comes first."""
         return self.policy.device or self.cohort.device
@@ -127,6 +135,11 @@ def load_site(folder: Path) -> Site:
         raise SiteError(
             f"site folder {str(folder)!r} does not exist", remedy="check the path of the site"
         )
+    if not (folder / "cohort.toml").is_file():
+        raise SiteError(
+            f"folder {str(folder)!r} is no site's: it has no cohort.toml",
+            remedy="check the path, or make a site with grandrounds site init",
+        )
     cohort = _read_table(folder / "cohort.toml", CohortConfig)
     return Site(folder=folder, cohort=cohort, policy=load_policy(folder))
 
@@ -169,7 +182,13 @@ def site_logger(site: Site) -> logging.Logger:
     """Return the logger that writes to the site's own file and nowhere else."""
     logger = logging.getLogger(f"grandrounds.site.{site.folder}")
     if not logger.handlers:
-        handler = logging.FileHandler(site.folder / "site.log", encoding="utf-8", delay=True)
+        handler = logging.handlers.RotatingFileHandler(
+            site.folder / "site.log",
+            maxBytes=_LOG_BYTES,
+            backupCount=1,
+            encoding="utf-8",
+            delay=True,
+        )
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

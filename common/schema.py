@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import StudyError
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=_NAME)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]  # strict: `true` and "1" are mistakes
 Positive = Annotated[float, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -74,6 +75,9 @@ def explain(error: ValidationError, origin: str) -> StudyError:
         message, remedy = f"{field!r} is missing", f"add it to {_place(first['loc'][:-1])}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message, remedy = _of_kind(field, first["ctx"])
+    elif first["type"] == "string_pattern_mismatch" and first["ctx"]["pattern"] != _NAME:
+        message = f"{field} is {_short.repr(first['input'])}: it is malformed"
+        remedy = f"give what fits {first['ctx']['pattern']}"
     elif first["type"] == "value_error":
         message, remedy = f"{field}: {first['ctx']['error']}", f"mend {field}"
     else:

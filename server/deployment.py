@@ -145,7 +145,7 @@ def plan_of(run: Run) -> Plan:
 
 
 def _submit(run: Run, mode: str) -> int:
-    known = json.loads((run.folder / _FLOWER).read_text(encoding="utf-8"))
+    known = _known(run)
     config = {
         "run-dir": str(run.folder.resolve()),
         "plan": str(run.plan_path.resolve()),
@@ -160,15 +160,33 @@ def _submit(run: Run, mode: str) -> int:
     return number
 
 
+def _known(run: Run) -> dict[str, Any]:
+    """Read the seed, and which Flower runs carried this one."""
+    path = run.folder / _FLOWER
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"seed": int(values["seed"]), "runs": list(values["runs"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{str(path)!r} cannot be read: {error!r}",
+            remedy="restore it from a backup, or start a new run with grandrounds server run",
+        ) from None
+
+
 def _alive(run: Run, mode: str) -> int | None:
     """Return the Flower run that still carries this one, if there is one."""
-    known = json.loads((run.folder / _FLOWER).read_text(encoding="utf-8"))["runs"]
+    known = _known(run)["runs"]
     if not known or known[-1]["mode"] != mode:
         return None
     try:
         status = run_status(run.home, known[-1]["id"])
     except KeyError:  # the SuperLink's state was begun anew
         return None
+    except OSError as error:
+        raise EngineError(
+            f"the SuperLink does not answer: {error}",
+            remedy=f"start it with grandrounds server start {run.home.folder}",
+        ) from error
     return None if status.status == "finished" else int(known[-1]["id"])
 
 
@@ -202,10 +220,14 @@ def _status(run: Run, number: int) -> Any:
 
 
 def _cause(run: Run) -> GrandroundsError | None:
-    """Return why the ServerApp itself says that it failed."""
+    """Return why the ServerApp itself says that it failed; one that was killed says nothing."""
     store = Store(run.folder)
-    row = store.job(run.name)
-    store.close()
+    try:
+        row = store.job(run.name)
+        if row is not None and row["status"] == "running":  # or it would seem to run for ever
+            store.end(run.name, status="interrupted", message="killed", remedy="resume the run")
+    finally:
+        store.close()
     if row is None or row["status"] != "failed":
         return None
     return RunError(row["message"], remedy=row["remedy"])

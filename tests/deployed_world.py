@@ -50,8 +50,9 @@ class World:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in self.sites:
-            self.call("site", "stop", name)
+        stops = [self.start("site", "stop", name) for name in self.sites]
+        for command in stops:
+            command.communicate(timeout=300.0)
         self.call("server", "stop", "coordinator")
 
     def start(self, *arguments: Any) -> subprocess.Popen[str]:
@@ -84,8 +85,17 @@ class World:
 
     def enrol(self, name: str, data: Path, *, declared: int, epsilon: float = 3.0) -> Path:
         """Make a hospital, enrol it, and let it join."""
+        self.make(name, data, declared=declared, epsilon=epsilon)
+        return self.let_in(name)
+
+    def make(self, name: str, data: Path, *, declared: int, epsilon: float = 3.0) -> Path:
+        """Make a hospital that no coordinator knows."""
         size = ("--declared", declared, "--epsilon", epsilon)
         self.run("site", "init", name, "--name", name, "--data", data, *size, "--yes")
+        return self.folder / name
+
+    def let_in(self, name: str) -> Path:
+        """Enrol a hospital and let it join."""
         key = self.folder / name / "keys" / "node.pub"
         self.run("server", "enroll", "coordinator", "--name", name, "--key", key)
         self.run("site", "join", name, Path("coordinator", "kits", f"{name}.zip"))

@@ -118,8 +118,14 @@ def predict(
     """Predict new cases with the finished model. For research; not for clinical use."""
     with importing():
         from client.patients.predictor import predict_cases
+        from common.errors import SiteError
         from common.files import write_atomic
 
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise SiteError(
+            f"--out is {str(out)!r}, where no file can be written",
+            remedy="give the path of a file in a folder that is there",
+        )
     with _ledger(folder) as ledger:
         found = predict_cases(folder, ledger, cases, run=run, form=form)
     if out is not None:

@@ -44,9 +44,6 @@ def init(
         float | None, typer.Option(help="Likewise; by default 1/(2 x declared).")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    kit: Annotated[
-        Path | None, typer.Option(help="The coordinator's kit, where it is there already.")
-    ] = None,
     relay_user: Annotated[
         str | None, typer.Option(help="OS user for the relay, in the files of --systemd.")
     ] = None,
@@ -60,12 +57,12 @@ def init(
     """Make a site's folder: keys, policy, empty ledger. Asks for what the flags do not give."""
     with importing():
         from client.desk.setup import Beginning, check_unused, default_delta, make_site
-        from client.desk.setup import join as join_kit
 
     check_unused(folder)
-    if kit is not None and not kit.is_file():
+    if relay_user is not None and not (systemd or container):
         raise SiteError(
-            f"--kit is {str(kit)!r}, and there is no such file", remedy="check the path"
+            f"--relay-user is {relay_user!r}, and no file is asked for that would name that user",
+            remedy="add --systemd or --container, or give it to grandrounds site start instead",
         )
     asks = _is_terminal() and not yes
     count = _given("declared", declared, "Patients, rounded, as published", int, asks=asks)
@@ -80,8 +77,6 @@ def init(
     if asks:
         typer.confirm(_summary(folder, beginning), default=True, abort=True)
     key = make_site(folder, beginning)
-    if kit is not None:
-        join_kit(folder, kit)
     written = _write_deploy(
         folder, beginning.name, relay_user, systemd=systemd, container=container
     )
@@ -92,7 +87,7 @@ def init(
         "fingerprint": key,
         "files": [str(path) for path in written],
     }
-    show(values, _next_steps(folder, values, is_joined=kit is not None), as_json=as_json)
+    show(values, _next_steps(folder, values), as_json=as_json)
 
 
 def _is_terminal() -> bool:
@@ -119,20 +114,15 @@ def _summary(folder: Path, beginning: Beginning) -> str:
     )
 
 
-def _next_steps(folder: Path, values: dict[str, Any], *, is_joined: bool) -> str:
+def _next_steps(folder: Path, values: dict[str, Any]) -> str:
     lines = [
         f"Site {values['site']} is set up in {folder}.",
         f"Its key has the fingerprint {values['fingerprint']}.",
         *(f"Written: {path}" for path in values["files"]),
         "Next:",
         f"  read {folder}/policy.toml and set the hospital's own limits",
-    ]
-    if not is_joined:
-        lines += [
-            f"  send {values['public_key']} to the coordinator, and tell the fingerprint by phone",
-            f"  grandrounds site join {folder} KIT.zip",
-        ]
-    lines += [
+        f"  send {values['public_key']} to the coordinator, and tell the fingerprint by phone",
+        f"  grandrounds site join {folder} KIT.zip",
         f"  grandrounds site review {folder} study.toml",
         f"  grandrounds site approve {folder} study.toml",
         f"  grandrounds site start {folder}",
@@ -156,8 +146,7 @@ def _write_deploy(
         group="site",
         folder=folder.resolve(),
         stop_s=100,
-        root=relay_user is not None,
-        options=() if relay_user is None else ("--relay-user", relay_user),
+        relay_user=relay_user,
     )
     (folder / "deploy").mkdir(mode=0o700)
     return write_units(folder / "deploy", service, systemd=systemd, container=container)

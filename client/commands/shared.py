@@ -28,11 +28,18 @@ def console() -> Console:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table of plain cells."""
+    """Return a table of plain cells: what a coordinator sent cannot steer the terminal."""
     made = Table(*map(escape, columns), title=escape(title), title_justify="left")
     for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
+        made.add_row(*(escape(_visible(str(cell))) for cell in row))
     return made
+
+
+def _visible(text: str) -> str:
+    """Return a text with what is no printable character written out."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def figure(value: float | None, digits: int = 4) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,11 +40,16 @@ def start(
     ] = None,
     tcp: Annotated[
         int | None,
-        typer.Option(help="Loopback port of the agent, where there are no Unix sockets."),
+        typer.Option(
+            min=1, max=65535, help="Loopback port of the agent, where there are no Unix sockets."
+        ),
     ] = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay until stopped, for systemd or a container.")
     ] = False,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="How log lines are written.")
+    ] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Start the agent and the relay, and keep them up."""
@@ -53,7 +58,7 @@ def start(
         from client.running.start import StartOptions, start_site
         from client.site import load_site
 
-    site, options = load_site(folder), StartOptions(superlink, relay_user, tcp)
+    site, options = load_site(folder), StartOptions(superlink, relay_user, tcp, log_format)
     if site.policy.noise_seed is not None:
         typer.secho(SEEDED, fg="red", bold=True, err=True)
 
@@ -62,7 +67,10 @@ def start(
 
     number = start_site(folder, options, foreground=foreground, on_event=tell)
     if not foreground:
-        text = f"Site {site.cohort.name} runs, as process {number}. Stop it: site stop {folder}"
+        text = (
+            f"Site {site.cohort.name} runs, as process {number}. "
+            f"Stop it: grandrounds site stop {folder}"
+        )
         show({"site": site.cohort.name, "process": number}, text, as_json=as_json)
 
 
@@ -70,10 +78,9 @@ def start(
 def stop(folder: Folder, as_json: AsJson = False) -> None:
     """Stop agent and relay in order; a round that is being computed may finish."""
     with importing():
-        from client.running.start import stop_site
-        from client.site import load_site
+        from client.running.start import name_of, stop_site
 
-    name = load_site(folder).cohort.name
+    name = name_of(folder)  # not the policy: a site whose policy has a mistake can be stopped
     did_run = stop_site(folder)
     text = f"Site {name} has stopped." if did_run else f"Site {name} did not run."
     show({"site": name, "stopped": did_run}, text, as_json=as_json)

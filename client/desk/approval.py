@@ -22,6 +22,8 @@ from common.files import write_atomic
 from common.plan import Plan, compile_study, write_plan
 from common.study import parse_study
 
+_SHORTEST_DIGEST = 6  # characters that stand for a whole digest
+
 
 @dataclass(frozen=True)
 class Opinion:
@@ -179,7 +181,10 @@ def find_approved(site: Site, text: str) -> str:
     """
     names = {p.stem: "" for p in (site.folder / "approved").glob("*.toml")}
     names |= {digest: plan.study.name for digest, plan in site.plans().items()}
-    found = [d for d, n in names.items() if text and (d.startswith(text) or n == text)]
+    is_digest = len(text) >= _SHORTEST_DIGEST
+    found = [
+        d for d, n in names.items() if (text and n == text) or (is_digest and d.startswith(text))
+    ]
     if len(found) == 1:
         return found[0]
     told = ", ".join(f"{names[d]} {d[:12]}" for d in found or names) or "none"
@@ -188,14 +193,21 @@ def find_approved(site: Site, text: str) -> str:
             f"study {text!r} is approved {len(found)} times: {told}", remedy="give the digest"
         )
     raise SiteError(
-        f"no approved study is {text!r}; approved are: {told}", remedy="check the digest"
+        f"no approved study is {text!r}; approved are: {told}",
+        remedy=f"give its name, or {_SHORTEST_DIGEST} characters or more of its digest",
     )
 
 
 def runs_approved(ledger: Ledger, digest: str) -> int | None:
-    """Return how many runs the newest approval of a study covers; None where there is none."""
-    found = [e.body for e in ledger.entries("approval") if e.body.get("digest") == digest]
-    return int(found[-1]["runs"]) if found else None
+    """Return how many runs a study's approval covers; None where none was given or it was revoked.
+
+    A plan that somebody else laid into the site's folder is none: the ledger alone says what was
+    approved.
+    """
+    kinds = ("approval", "revocation")
+    found = [e for k in kinds for e in ledger.entries(k) if e.body.get("digest") == digest]
+    newest = max(found, key=lambda e: e.seq, default=None)
+    return int(newest.body["runs"]) if newest and newest.kind == "approval" else None
 
 
 def user_name() -> str:

@@ -37,6 +37,11 @@ def back_up(folder: Path, ledger: Ledger, target: Path) -> list[str]:
             f"FILE is {str(target)!r}, which is there already",
             remedy="give a new name; an older backup is not overwritten",
         )
+    if not target.parent.is_dir():
+        raise SiteError(
+            f"FILE is {str(target)!r}, and {str(target.parent)!r} is no folder",
+            remedy="make the folder, or give another path",
+        )
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     part = Path(name)
     try:

@@ -24,7 +24,7 @@ from common.plan import Plan, read_plan, write_plan
 FOLDER, MODEL, CARD = "models", "model.safetensors", "model_card.md"
 MOST_CARD = 1 << 20  # characters; a card has a few thousand
 
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def keep(folder: Path, *, ledger: Ledger, digest: str, run: str, payload: bytes,
             before with other weights or of another study.
         SiteError: the study is not approved here.
     """
-    if not _RUN.fullmatch(run):
+    if not RUN_NAME.fullmatch(run):
         raise WireError(
             f"run {run!r} is no plain name",
             remedy="use up to 128 letters, digits, '.', '_' and '-', a letter or digit first",

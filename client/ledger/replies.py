@@ -9,6 +9,7 @@ from client.ledger.book import Answer, Book, Key
 from common.errors import SiteError
 
 _ALL = "SELECT digest, run, phase, round, entry, reply FROM replies"
+_PIECE = 2**20
 _NAMED = "digest = ? AND run = ? AND phase = ? AND round"
 
 
@@ -23,8 +24,14 @@ def sha256(data: bytes) -> str:
 
 def keep(db: sqlite3.Connection, key: Key, *, entry: int, reply: bytes) -> None:
     """Keep the reply that an entry commits, and drop those of the run's earlier rounds."""
-    row = (*key, entry, reply)
-    db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+    row = (*key, entry, len(reply))
+    statement = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, zeroblob(?))"
+    made = db.execute(statement, row).lastrowid
+    assert made is not None
+    # Bound as a value, SQLite would copy a large reply twice.
+    with db.blobopen("replies", "reply", made) as blob:
+        for start in range(0, len(reply), _PIECE):
+            blob.write(reply[start : start + _PIECE])
     db.execute(f"DELETE FROM replies WHERE {_NAMED} < ?", key)
 
 

@@ -26,6 +26,11 @@ SEEDED = (
 class Judge(Protocol):
     """What the gate asks before anything is reserved; `Policy` and `Ruling` are such."""
 
+    @property
+    def runs(self) -> int:
+        """How many runs of one study the site lets begin."""
+        ...
+
     def objection(
         self, plan: Plan, *, declared: int, run: str, accounts: Iterable[Account]
     ) -> Reason | None:
@@ -131,6 +136,11 @@ class Ruling:
     phase: str
     plan_of: PlanOf
     now: datetime | None = None
+
+    @property
+    def runs(self) -> int:
+        """How many runs of the study asked for the site lets begin."""
+        return self.policy.runs
 
     def objection(
         self, plan: Plan, *, declared: int, run: str, accounts: Iterable[Account]

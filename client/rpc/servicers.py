@@ -27,6 +27,8 @@ Perform = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 WAITING: Final = 2
 """Requests that may wait while one is computed."""
 
+_LONGEST_KIND: Final = 32  # characters of what somebody asked for, in a line of the log
+
 log = logging.getLogger(__name__)
 
 
@@ -135,7 +137,7 @@ class RelayDoor(RelayServicer):
         return Envelope({"status": "refused", "reason": str(reason), "site": self._site})
 
     def _compute(self, request: Envelope) -> Envelope:
-        kind, start = request.header.get("kind"), time.monotonic()
+        kind, start = str(request.header.get("kind"))[:_LONGEST_KIND], time.monotonic()
         log.info("asked: %s, %d bytes", kind, len(request.payload))
         try:
             answer = self._handler(request)

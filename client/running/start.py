@@ -33,6 +33,7 @@ _START_S = 180.0
 _AGENT_STOP_S = 60.0  # it finishes the round it computes
 _PRIVATE = ("cohort.toml", "policy.toml", "ledger.sqlite", "keys/node.key", "admin", "run")
 _LOOPBACK = "127.0.0.1"
+_CONNECT_S = 2.0
 _LONGEST_SOCKET = 100  # bytes; the system's limit is 108 on Linux and 104 elsewhere
 
 _log = logging.getLogger("grandrounds.start")
@@ -123,7 +124,7 @@ def check_startable(folder: Path, options: StartOptions) -> Kit:
             remedy="unpack the kit of this site, or have the coordinator enrol it by its name",
         )
     host, _, port = (options.superlink or kit.address).rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise SiteError(
             f"superlink is {options.superlink or kit.address!r}: not HOST:PORT",
             remedy="give host and port, as in grandrounds.example.org:9092, without https://",
@@ -139,7 +140,20 @@ def check_startable(folder: Path, options: StartOptions) -> Kit:
             f"site {name!r} runs already, as process {pid}",
             remedy=f"use it as it is, or stop it with grandrounds site stop {folder}",
         )
+    if options.tcp:
+        _check_port(options.tcp)
     return kit
+
+
+def _check_port(port: int) -> None:
+    """Refuse a port that something listens on; better told here than in the agent's log."""
+    with socket.socket() as probe:
+        probe.settimeout(_CONNECT_S)
+        if probe.connect_ex((_LOOPBACK, port)) == 0:
+            raise SiteError(
+                f"--tcp is {port}, which another program of this machine listens on",
+                remedy="choose another port, or stop what uses it",
+            )
 
 
 def _cohort(folder: Path) -> tuple[str, Path]:
@@ -157,11 +171,22 @@ def _cohort(folder: Path) -> tuple[str, Path]:
     return name, folder / path
 
 
+def name_of(folder: Path) -> str:
+    """Return the site's name, whatever its policy says.
+
+    Raises:
+        GrandroundsError: the folder is no site's, or its cohort.toml is malformed.
+    """
+    return _cohort(folder)[0]
+
+
 def _start_alone(folder: Path, options: StartOptions) -> int:
+    from client.ledger import Ledger
     from client.rpc.admin import is_running
     from client.site import load_site
 
-    load_site(folder)  # better told here than in the agent's log
+    # Better told here than in the agent's log.
+    Ledger(load_site(folder).ledger_path).close()
     return daemon.start(
         "client.running.start",
         str(folder),

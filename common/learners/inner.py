@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.learners.types import Adapt, Patients
 from common.params import Params, add, scale, subtract
 from common.plan import Plan
-from common.privacy.engine import PrivateModel, gaussian_noise, sample_patients
+from common.privacy.engine import PrivateModel, sample_patients, with_noise
 from common.privacy.noise import Source
 
 
@@ -42,9 +42,13 @@ def private_steps(plan: Plan, *, proximal: float = 0.0) -> Adapt:
                 patients.train, source, rate=learner.sampling_rate, max_records=max_records
             )
             total = model.clipped_sum(phi, batch, clip=clip)
-            noisy = add(total, gaussian_noise(total, source, scale=noise_scale))
-            pull = scale(subtract(phi, theta), learner.learning_rate * proximal)
-            phi = subtract(add(phi, noisy, scale=-step), pull)
+            total = with_noise(total, source, scale=noise_scale)
+            moved = add(phi, total, scale=-step)
+            if proximal > 0:
+                pull = scale(subtract(phi, theta), learner.learning_rate * proximal)
+                moved = subtract(moved, pull)
+            phi = moved
+            del total, moved  # a large model's next step would be taken beside them
         return subtract(phi, theta)
 
     return adapt

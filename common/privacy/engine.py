@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from common.cohort.parts import Part
 from common.errors import StudyError
 from common.params import Params, unflatten
-from common.privacy import perceptron
+from common.privacy import one_by_one, perceptron
 from common.privacy.clipping import clip_rows
 from common.privacy.events import Event, PoissonGaussian
 from common.privacy.noise import Source
@@ -51,6 +51,8 @@ from common.privacy.perceptron import linear_layers
 warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are")
 
 _CHUNK_VALUES = 2**25  # per-sample gradients held at once: 128 MB of float32
+_LARGE = _CHUNK_VALUES // 8  # parameters from which records go one by one: hooks would hold copies
+_PIECE = 2**16  # values worked on at once in float64: of a large model's, all would be too many
 
 
 class PrivateModel:
@@ -97,6 +99,9 @@ class PrivateModel:
         if self._layers and self.device.type == "cpu" and batch.most_records <= 1:
             return perceptron.clipped_sum(params, self._layers, batch, clip=clip)
         self._load(params)
+        if self._size >= _LARGE:
+            sums = one_by_one.clipped_sum(self._model, self._parameters, batch, clip=clip)
+            return {name: v.cpu() for name, v in zip(self._names, sums, strict=True)}
         dtype = self._parameters[0].dtype
         total = torch.zeros(self._size, dtype=dtype, device=self.device)
         for chunk in _chunks(batch, max(1, _CHUNK_VALUES // self._size)):
@@ -125,9 +130,9 @@ class PrivateModel:
             parameter.grad_sample = None  # type: ignore[attr-defined]
 
     def _load(self, params: Params) -> None:
-        with torch.no_grad():
-            for name, parameter in zip(self._names, self._parameters, strict=True):
-                parameter.copy_(params[name])
+        """Let the model share the weights' memory where it can: it never writes to them."""
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            parameter.data = params[name].detach().to(parameter)
 
 
 def _grad_sample(parameter: nn.Parameter) -> Tensor:
@@ -165,14 +170,19 @@ def _first_of_each(patient: Tensor, order: Tensor, records: Tensor, k: int) -> T
     return records[by_patient[rank < k]].sort().values
 
 
-def gaussian_noise(like: Params, source: Source, *, scale: float) -> Params:
-    """Return N(0, scale^2) for every value of `like`; exact zeros where scale is 0."""
-    size = sum(v.numel() for v in like.values())
+def with_noise(total: Params, source: Source, *, scale: float) -> Params:
+    """Return `total` plus N(0, scale^2): a stream gives in pieces the numbers it gives at once."""
+    size = sum(v.numel() for v in total.values())
     if scale == 0:
-        return {k: torch.zeros_like(v) for k, v in like.items()}
-    vector = torch.from_numpy(scale * source.normal(size))
-    noise = unflatten(vector, like)
-    return {k: noise[k].to(dtype=v.dtype, device=v.device) for k, v in like.items()}
+        return total
+    if size <= _PIECE:
+        noise = unflatten(torch.from_numpy(scale * source.normal(size)), total)
+        return {k: v + noise[k].to(v) for k, v in total.items()}
+    noisy = {k: v.clone() for k, v in total.items()}
+    for value in noisy.values():
+        for piece in torch.split(value.view(-1), _PIECE):
+            piece += torch.from_numpy(scale * source.normal(piece.numel())).to(piece)
+    return noisy
 
 
 def _chunks(batch: Part, records: int) -> Iterator[Part]:

@@ -21,8 +21,7 @@ class Service:
         group: The command group: `server` or `site`.
         folder: What it runs for.
         stop_s: Seconds that it needs, at most, to end in order.
-        root: Whether it starts as root, to run its relay as another user.
-        options: More options of `start`.
+        relay_user: The user as whom it runs its relay: it then starts as root.
         ports: The ports that it opens to others.
         packages: Debian packages that it needs.
     """
@@ -32,8 +31,7 @@ class Service:
     group: str
     folder: Path
     stop_s: int
-    root: bool = False
-    options: tuple[str, ...] = ()
+    relay_user: str | None = None
     ports: tuple[int, ...] = ()
     packages: tuple[str, ...] = ()
 
@@ -63,12 +61,12 @@ def write_units(folder: Path, service: Service, *, systemd: bool, container: boo
 
 
 def systemd_text(service: Service, *, python: str = sys.executable) -> str:
-    """Return a systemd unit; it may write in its own folder and see no home of anybody."""
+    """Return a systemd unit; it may write in its own folder alone."""
     program = [str(Path(python).with_name("grandrounds"))]
     if not Path(program[0]).exists():
         program = [python, "-P", "-c", "from common.cli import main; main()"]
-    start = [*program, service.group, "start", str(service.folder), "--foreground"]
-    command = " ".join(_quoted(word) for word in (*start, *service.options))
+    start = [*program, *_start(service, str(service.folder))]
+    command = " ".join(_quoted(word) for word in start)
     return f"""\
 # Install: copy to /etc/systemd/system/, create the user, give it the folder; then
 #   systemctl daemon-reload && systemctl enable --now {service.name}
@@ -81,7 +79,7 @@ RequiresMountsFor={_quoted(str(service.folder))}
 [Service]
 Type=exec
 ExecStart={command}
-{"# As root, to run the relay as another user." if service.root else "User=grandrounds"}
+{"# As root, to run the relay as another user." if service.relay_user else "User=grandrounds"}
 UMask=0077
 Restart=always
 RestartSec=5
@@ -124,13 +122,21 @@ def container_text(service: Service) -> str:
         f"COPY grandrounds-{_version()}-py3-none-any.whl /tmp/",
         "RUN pip install --no-cache-dir /tmp/grandrounds-*.whl && rm /tmp/*.whl",
     ]
-    if not service.root:
+    if service.relay_user:
+        lines.append(f"RUN useradd --system {service.relay_user}")
+    else:
         lines += ["# The owner of the mounted folder.", "RUN useradd --uid 10001 grandrounds"]
         lines.append("USER 10001")
-    entry = ["grandrounds", service.group, "start", "/data", "--foreground", *service.options]
+    entry = ["grandrounds", *_start(service, "/data")]
     lines += ["VOLUME /data", *(f"EXPOSE {port}" for port in service.ports)]
     lines += ["STOPSIGNAL SIGTERM", f"ENTRYPOINT {json.dumps(entry)}"]
     return "\n".join(lines) + "\n"
+
+
+def _start(service: Service, folder: str) -> list[str]:
+    """The command that keeps the service up, without the program."""
+    as_user = ["--relay-user", service.relay_user] if service.relay_user else []
+    return [service.group, "start", folder, "--foreground", *as_user]
 
 
 def _quoted(word: str) -> str:

@@ -42,8 +42,11 @@ def run(
     with importing():
         from server.deployment import new_run
         from server.house.home import load_home
+        from server.house.superlink import require
 
-    _carry(new_run(load_home(folder), study, seed=seed), as_json)
+    home = load_home(folder)
+    require(home)  # or a run folder would be left that nothing ever ran in
+    _carry(new_run(home, study, seed=seed), as_json)
 
 
 def resume(folder: Folder, name: RunName, as_json: AsJson = False) -> None:
@@ -74,10 +77,15 @@ def deliver(folder: Folder, name: RunName, as_json: AsJson = False) -> None:
     rows = deliveries(found)
     if as_json:
         typer.echo(json.dumps({"run": name, "deliveries": rows}, indent=2))
-        return
-    for row in rows:
-        reason = f": {row['reason']}" if row["reason"] else ""
-        typer.echo(f"{row['site']}: {row['status']}{reason}")
+    else:
+        for row in rows:
+            reason = f": {row['reason']}" if row["reason"] else ""
+            typer.echo(f"{row['site']}: {row['status']}{reason}")
+    if any(row["status"] != "ok" for row in rows):
+        messages.print(
+            f"for those that missed it: grandrounds server deliver {folder} {name}", markup=False
+        )
+        raise typer.Exit(1)
 
 
 def _carry(run: Run, as_json: bool) -> None:

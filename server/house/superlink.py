@@ -208,12 +208,7 @@ def submit(home: Home, app_dir: Path, run_config: Mapping[str, Scalar]) -> int:
     Raises:
         EngineError: Flower refuses the app, or no SuperLink answers.
     """
-    link = of(home)
-    if not link.answers():
-        raise EngineError(
-            f"no SuperLink answers at {link.address}",
-            remedy=f"start it with grandrounds server start {home.folder}",
-        )
+    link = require(home)
     prepare_scratch(home)
     write_connection(home.scratch / "home", link)
     environment = flower_environment(home.scratch)
@@ -233,6 +228,21 @@ def run_status(home: Home, run_id: int) -> RunStatus:
 def of(home: Home) -> SuperLink:
     """Return a coordinator's own SuperLink."""
     return SuperLink(home.url, home.ca)
+
+
+def require(home: Home) -> SuperLink:
+    """Return a coordinator's own SuperLink, which answers.
+
+    Raises:
+        EngineError: it does not.
+    """
+    link = of(home)
+    if not link.answers():
+        raise EngineError(
+            f"no SuperLink answers at {link.address}",
+            remedy=f"start it with grandrounds server start {home.folder}",
+        )
+    return link
 
 
 def hand_over(

@@ -353,6 +353,30 @@ def test_a_count_that_is_none_is_malformed(plan: Plan, ledger: Ledger, seen: obj
     assert ledger.behind is None
 
 
+def test_a_count_beyond_what_the_plan_could_ask_for_is_malformed_and_blocks_nothing(
+    plan: Plan, ledger: Ledger
+) -> None:
+    """Break it once: bound it by nothing, and the site stops until it pays for a whole plan."""
+    ask(asked(plan), ledger)
+    policy = roomy(plan, runs=2)
+    # What is held, and ten times what two runs of three rounds and an evaluation come to.
+    most = 1 + 10 * 2 * (3 + 1)
+    for seen in (most + 1, 2**53, 2**64):
+        assert refusal(asked(plan, never, number=2, seen=seen), ledger, policy) is Reason.MALFORMED
+        assert ledger.behind is None
+    assert ask(asked(plan, number=2, seen=1), ledger).header["reserves"] == 2
+    believed = asked(plan, never, number=3, seen=most)
+    assert refusal(believed, ledger, policy) is Reason.LEDGER_BEHIND
+
+
+def test_retries_leave_room_for_a_larger_count(ledger: Ledger) -> None:
+    plan = small_plan(rounds={"retries": 3})
+    policy = roomy(plan)
+    most = 10 * (3 * (1 + 3) + 1)
+    assert refusal(asked(plan, never, seen=most + 1), ledger, policy) is Reason.MALFORMED
+    assert refusal(asked(plan, never, seen=most), ledger, policy) is Reason.LEDGER_BEHIND
+
+
 def test_a_ledger_that_lost_its_head_releases_nothing(
     plan: Plan, ledger: Ledger, path: Path
 ) -> None:

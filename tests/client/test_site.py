@@ -114,3 +114,20 @@ def test_the_log_is_the_sites_own_and_goes_nowhere_else(
         for handler in list(logger.handlers):
             handler.close()
             logger.removeHandler(handler)
+
+
+def test_the_sites_log_does_not_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.site._LOG_BYTES", 1000)
+    site = hospital(tmp_path / "alpha", small_plan())
+    logger = site_logger(site)
+    for number in range(200):
+        logger.info("refused: %d", number)
+    for handler in list(logger.handlers):
+        handler.close()
+        logger.removeHandler(handler)
+    sizes = {path.name: path.stat().st_size for path in site.folder.glob("site.log*")}
+    assert set(sizes) == {"site.log", "site.log.1"}
+    assert max(sizes.values()) <= 1000
+    assert "refused: 199" in (site.folder / "site.log").read_text()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
 
 from common.codec import decode, encode
 from common.errors import WireError
@@ -37,6 +38,13 @@ def same(one, other):
 )
 def test_round_trip_is_exact_to_the_bit(params):
     assert same(decode(encode(params)), params)
+
+
+def test_documents_are_those_of_the_library():
+    params = {**PARAMS, "count": torch.tensor([7]), "d": torch.ones(2, dtype=torch.float64)}
+    assert encode(params) == save(params)
+    assert same(load(encode(params)), params)
+    assert same(decode(save(params, metadata={"made": "by hand"})), params)
 
 
 def test_names_come_back_in_order_and_equal_values_give_equal_bytes():
@@ -70,6 +78,21 @@ def document(header, body=b""):
         encode(PARAMS) + b"x",
         document({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}}, b"\0" * 4),
         document({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}, b"\0"),
+        document(
+            {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+            | {"b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+            b"\0" * 4,
+        ),
+        document({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, b"\0" * 4),
+        document({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, b"\0" * 4),
+        document({"a": {"dtype": "F32", "shape": [0, 2**70], "data_offsets": [0, 0]}}),
+        document({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}, b"\0" * 4),
+        document({"a": {"dtype": "F32", "shape": [1]}}, b"\0" * 4),
+        document({"a": 1}),
+        document([1]),
+        document(7),
+        document({"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
+        (10**5).to_bytes(8, "little") + b"[" * 10**5,
         b"\x80\x04]\x94.",  # a pickle
     ],
 )

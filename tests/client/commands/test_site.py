@@ -91,12 +91,6 @@ def test_init_asks_at_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "beta").exists()
 
 
-def test_init_refuses_a_kit_that_is_not_there_before_it_makes_anything(tmp_path: Path) -> None:
-    done = Ended("init", *init_flags(tmp_path / "alpha"), "--kit", tmp_path / "absent.zip")
-    assert "absent.zip" in str(done.error)
-    assert not (tmp_path / "alpha").exists()
-
-
 def test_review_says_in_plain_words_what_a_study_does_and_costs(folder: Path, study: Path) -> None:
     done = Ended("review", folder, study)
     assert done.code == 0
@@ -152,7 +146,9 @@ def test_check_confirms_a_cohort_that_changed(folder: Path, study: Path, tmp_pat
     Ended("approve", folder, study)
     patients = tmp_path / "alpha.csv"
     patients.write_text(patients.read_text() + "p99,99,120.0,ill\n")
-    assert Ended("check", folder).code == 1
+    found = Ended("check", folder)
+    assert (found.code, "--confirm" in found.out) == (1, True)
+    assert "CHANGED" in Ended("status", folder).out
     assert Ended("check", folder, "--confirm", "--by", "x").code == 0
     assert Ended("check", folder).code == 0
 
@@ -172,6 +168,17 @@ def test_log_shows_the_last_entries_and_verifies_the_chain(folder: Path, study: 
     assert done["verified"]["ok"]
     shown = Ended("log", folder, "--verify")
     assert (shown.code, "Verified" in shown.out, "nonce" in shown.out) == (0, True, False)
+
+
+def test_what_a_coordinator_asked_for_cannot_steer_the_terminal(folder: Path) -> None:
+    """A refusal is entered with what was asked, in the words of whoever asked."""
+    ledger = Ledger(load_site(folder).ledger_path)
+    ledger.record("refusal", {"reason": "MALFORMED", "kind": "\x1b[2J\x1b]0;owned\x07\x9b\u202e"})
+    ledger.close()
+    shown = Ended("log", folder).out
+    assert "MALFORMED" in shown
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert "\\x1b" in shown
 
 
 def test_log_finds_an_edited_entry(folder: Path, study: Path) -> None:

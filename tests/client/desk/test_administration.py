@@ -254,7 +254,7 @@ def test_an_older_backup_is_not_overwritten(desk: OwnDesk, tmp_path: Path) -> No
     with pytest.raises(SiteError, match=r"kept\.zip"):
         back_up(desk.folder, desk.ledger, tmp_path / "kept.zip")
     assert (tmp_path / "kept.zip").read_bytes() == b"older"
-    with pytest.raises(OSError, match="absent"):
+    with pytest.raises(SiteError, match="absent' is no folder"):
         back_up(desk.folder, desk.ledger, tmp_path / "absent" / "kept.zip")
     assert [p.name for p in tmp_path.glob(".*")] == []
 

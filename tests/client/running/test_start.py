@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -217,6 +218,16 @@ def test_a_site_that_runs_is_not_started_again(site: Path, started: list[Child])
     (site / "run").mkdir()
     with daemon.hold(pid_file(site)):
         assert f"as process {os.getpid()}" in refusal(site).message
+
+
+def test_a_port_in_use_is_told_before_anything_starts(site: Path, started: list[Child]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        error = refusal(site, tcp=port)
+        assert f"--tcp is {port}, which another program" in error.message
+        assert "another port" in error.remedy
 
 
 def test_an_unknown_relay_user_and_root_are_refused(site: Path, started: list[Child]) -> None:

@@ -221,8 +221,26 @@ def test_chunks_do_not_change_the_sum_and_part_no_patient(records, monkeypatch):
     assert torch.allclose(flatten(model.clipped_sum(params, part, clip=CLIP)), whole, atol=1e-7)
 
 
-def test_empty_batch_sums_to_zero():
-    module = model_of("mlp")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["mlp", "conv4"])
+def test_a_large_models_records_one_by_one_give_the_hooks_sum(name, kind, monkeypatch):
+    """Faults it is for: a clip a record in place of a patient; a bad record that is not dropped."""
+    module = model_of(name)
+    model, params = PrivateModel(module, closed_form=False), params_of(module)
+    part = with_patient(part_of(module, 5), poison(kind, module.input_shape))
+    shuffled = part.select(torch.randperm(len(part.x), generator=torch.Generator().manual_seed(1)))
+    for clip in (CLIP, 1e3):
+        hooks = flatten(model.clipped_sum(params, shuffled, clip=clip))
+        with monkeypatch.context() as large:
+            large.setattr(engine, "_LARGE", 0)
+            single = flatten(model.clipped_sum(params, shuffled, clip=clip))
+        assert torch.allclose(single, hooks, rtol=1e-5, atol=1e-5 * min(clip, 1.0))
+
+
+@pytest.mark.parametrize("large", [engine._LARGE, 0])
+def test_empty_batch_sums_to_zero(large, monkeypatch):
+    monkeypatch.setattr(engine, "_LARGE", large)
+    module = model_of("conv4")
     part = part_of(module, 3).select(torch.zeros(0, dtype=torch.int64))
     total = PrivateModel(module).clipped_sum(params_of(module), part, clip=1.0)
     assert part.patients == 0

@@ -31,7 +31,7 @@ def test_only_what_is_asked_for_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["plain", "with blank", "100%"])
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir()
-    service = Service("grandrounds-x", "a test", "site", tmp_path / folder, 90, root=True)
+    service = Service("grandrounds-x", "a test", "site", tmp_path / folder, 90, relay_user="relay")
     unit = tmp_path / "grandrounds-x.service"
     unit.write_text(systemd_text(service, python=sys.executable))
     done = subprocess.run(

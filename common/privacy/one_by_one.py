@@ -1,0 +1,74 @@
+"""The clipped sum of a large model, with one record's gradient in memory at a time.
+
+The hooks of `common.privacy.engine` hold a record's gradient twice and every layer's input
+unfolded, and a batch of records so many times. Here a record's gradient comes from an ordinary
+backward pass of that record alone: the same g_j and c_j, and the same guarantees. Beside the
+weights there is the sum, one gradient, and one more where a patient has several records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.cohort.parts import Part
+from common.privacy.clipping import clip_factors
+
+_PIECE = 2**16  # values squared at once in float64: all of a layer's would be two more copies
+
+
+def clipped_sum(
+    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Part, *, clip: float
+) -> list[Tensor]:
+    """Return the sum over patients of their clipped mean gradients, shaped as `parameters`.
+
+    Args:
+        model: A module whose outputs are class logits; its weights are where to take the gradient.
+        parameters: Those of the model that are trained.
+        batch: The sampled patients with at most k records each; may be empty.
+        clip: C; infinity for none.
+    """
+    total = [torch.zeros_like(p, requires_grad=False) for p in parameters]
+    order = torch.argsort(batch.patient, stable=True)
+    sizes = torch.bincount(batch.patient, minlength=batch.patients).tolist()
+    for records in torch.split(order, sizes):
+        mean = _mean_gradient(model, parameters, batch, records.tolist())
+        if mean:
+            factor = float(clip_factors(_norm(mean), clip=clip, dtype=mean[0].dtype))
+            for value, gradient in zip(total, mean, strict=True):
+                if factor > 0:
+                    value.add_(gradient, alpha=factor)
+        del mean  # or the next one would be made beside it
+    return total
+
+
+def _mean_gradient(
+    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Part, records: list[int]
+) -> list[Tensor]:
+    """Return a patient's mean gradient over these records; non-finite ones are 0; none is []."""
+    device = parameters[0].device
+    mean: list[Tensor] = []
+    for record in records:
+        x, y = batch.x[record : record + 1], batch.y[record : record + 1]
+        loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum")
+        found = list(torch.autograd.grad(loss, parameters))
+        if not torch.isfinite(_norm(found)):
+            continue
+        weight = float(batch.weights[record])
+        if mean:
+            for value, gradient in zip(mean, found, strict=True):
+                value.add_(gradient, alpha=weight)
+        else:
+            mean = found if weight == 1 else [gradient.mul_(weight) for gradient in found]
+    return mean
+
+
+def _norm(gradient: list[Tensor]) -> Tensor:
+    """Return the Euclidean norm, float64."""
+    pieces = (piece for g in gradient for piece in torch.split(g.reshape(-1), _PIECE))
+    norms = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in pieces]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
