@@ -26,8 +26,8 @@ demo: setup ## Run the default study: six hospitals, real patients, no download
 test: check ## Pass the fast tests (sets up; under two minutes on two cores)
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-test-slow: setup ## Pass the slow tests: Ray, whole studies
-	$(BIN)/python -m pytest -q -m slow
+test-slow: setup ## Pass the slow tests: Ray, whole studies, deployments with real processes
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 check: setup ## Lint, format, types and import rules
 	$(BIN)/ruff check .

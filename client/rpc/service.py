@@ -41,7 +41,7 @@ _PRIVATE_FILES = (
 )
 _PRIVATE_FOLDERS = ("approved", "approvals", "answered", "keys", "kit", "models", "run")
 
-_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**20  # glibc's name for the parameter; bytes
+_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**17  # glibc's name for the parameter; bytes
 
 log = logging.getLogger("client.rpc.service")
 

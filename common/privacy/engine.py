@@ -52,7 +52,7 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing when gra
 
 _CHUNK_VALUES = 2**25  # per-sample gradients held at once: 128 MB of float32
 _LARGE = _CHUNK_VALUES // 8  # parameters from which records go one by one: hooks would hold copies
-_PIECE = 2**16  # values worked on at once in float64: of a large model's, all would be too many
+_PIECE = 2**18  # values worked on at once in float64: of a large model's, all would be too many
 
 
 class PrivateModel:

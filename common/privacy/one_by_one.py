@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.cohort.parts import Part
 from common.privacy.clipping import clip_factors
 
-_PIECE = 2**16  # values squared at once in float64: all of a layer's would be two more copies
+_PIECE = 2**18  # values at once in float64: blocks large enough to be given back when freed
 
 
 def clipped_sum(

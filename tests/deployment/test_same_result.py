@@ -42,7 +42,7 @@ def test_a_deployed_study_gives_the_weights_of_its_simulation(tmp_path):
         metrics = world.json("server", "run", "coordinator", STUDY)
         assert metrics["missed"] == []
         assert not metrics["privacy"]["private"]
-        assert metrics["privacy"]["statement"].startswith("NOT PRIVATE: cleveland, hungarian, ")
+        assert metrics["privacy"]["statement"].startswith("NOT PRIVATE: cleveland, hungary, ")
         deployed = world.weights(metrics["run"])
         expected = load_file(tmp_path / "simulated" / "model.safetensors")
         assert deployed.keys() == expected.keys()
