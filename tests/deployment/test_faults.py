@@ -147,8 +147,13 @@ def test_a_run_outlives_the_kill_of_each_process_and_takes_in_a_late_hospital(de
     assert missed(metrics, d) == {("train", n): "absent: it had not joined" for n in (1, 2)}
     left_out = missed(metrics, c)
     assert ("train", 4) in left_out
-    assert all(number >= 4 and reason.startswith("failed: ") for (_, number), reason in
-               left_out.items())  # fmt: skip
+    # On a busy machine a round may end by its deadline before Flower calls the node unavailable.
+    strange = {
+        (phase, number): reason
+        for (phase, number), reason in left_out.items()
+        if number < 4 or not reason.startswith(("failed: ", "silent: "))
+    }
+    assert strange == {}
 
 
 def test_a_run_outlives_a_pause_a_full_disk_a_clock_set_back_and_its_own_end(deployment):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -20,13 +21,20 @@ pytestmark = [
 STUDY = Path(__file__).parents[2] / "simulations" / "studies" / "heart.toml"
 
 
-def test_a_deployed_study_gives_the_weights_of_its_simulation(tmp_path):
-    with World(tmp_path) as world:
+@pytest.fixture
+def folder():
+    # A Unix socket's path must be short, and pytest's own folders are not.
+    with tempfile.TemporaryDirectory(prefix="gr-") as made:
+        yield Path(made)
+
+
+def test_a_deployed_study_gives_the_weights_of_its_simulation(folder):
+    with World(folder) as world:
         world.run(
             *("sim", "run", STUDY, "--arms", "reptile", "--seeds", 1),
             *("--split", "keyed", "--out", "simulated"),
         )
-        for simulated in sorted((tmp_path / "simulated/sites/reptile-seed-0").iterdir()):
+        for simulated in sorted((folder / "simulated/sites/reptile-seed-0").iterdir()):
             cohort = tomllib.loads((simulated / "cohort.toml").read_text())
             policy = tomllib.loads((simulated / "policy.toml").read_text())
             name, data = cohort["name"], simulated / cohort["path"]
@@ -44,7 +52,7 @@ def test_a_deployed_study_gives_the_weights_of_its_simulation(tmp_path):
         assert not metrics["privacy"]["private"]
         assert metrics["privacy"]["statement"].startswith("NOT PRIVATE: cleveland, hungary, ")
         deployed = world.weights(metrics["run"])
-        expected = load_file(tmp_path / "simulated" / "model.safetensors")
+        expected = load_file(folder / "simulated" / "model.safetensors")
         assert deployed.keys() == expected.keys()
         assert all(torch.equal(deployed[k], expected[k]) for k in expected)
         for name in world.sites:
