@@ -104,6 +104,11 @@ def _mount(folder: Path) -> bool:
         return False
 
 
+def silent(metrics, hospital):
+    """Return what a hospital missed because no answer came before the deadline."""
+    return {k: v for k, v in missed(metrics, hospital).items() if v.startswith("silent: ")}
+
+
 def test_a_run_outlives_the_kill_of_each_process_and_takes_in_a_late_hospital(deployment):
     world, (a, b, c, d) = deployment.world, deployment.all
     run = Run(world, deployment.study)
@@ -143,17 +148,18 @@ def test_a_run_outlives_the_kill_of_each_process_and_takes_in_a_late_hospital(de
     assert b.reserves(run.name, ("train", 2)) == [True]
     assert a.reserves(run.name, ("train", 3)) == [True]
     assert not missed(metrics, a)
-    assert not missed(metrics, b)
+    # Frozen once its answer was in the ledger, an agent may not have sent it yet: that round then
+    # ends by its deadline, and the answer was paid for once.
+    assert set(silent(metrics, b)) <= {("train", 1)}
+    assert missed(metrics, b).keys() == silent(metrics, b).keys()
     assert missed(metrics, d) == {("train", n): "absent: it had not joined" for n in (1, 2)}
     left_out = missed(metrics, c)
     assert ("train", 4) in left_out
     # On a busy machine a round may end by its deadline before Flower calls the node unavailable.
-    strange = {
-        (phase, number): reason
-        for (phase, number), reason in left_out.items()
-        if number < 4 or not reason.startswith(("failed: ", "silent: "))
-    }
-    assert strange == {}
+    failed = left_out.keys() - silent(metrics, c).keys()
+    assert all(number >= 4 and left_out[phase, number].startswith("failed: ")
+               for phase, number in failed)  # fmt: skip
+    assert all(number >= 3 for _, number in silent(metrics, c))
 
 
 def test_a_run_outlives_a_pause_a_full_disk_a_clock_set_back_and_its_own_end(deployment):
