@@ -120,7 +120,7 @@ def drive(run: Run, *, mode: str, say: Say) -> None:
 
 def finish(run: Run, *, seconds: float) -> dict[str, Any]:
     """Write model, metrics and pages of a run that ended; return the metrics."""
-    plan = read_plan(run.plan_path)
+    plan = plan_of(run)
     newest = latest(checkpoint_folder(run.folder, run.name))
     if newest is None:
         raise RunError(f"run {run.name!r} has no checkpoint", remedy="resume it with server resume")

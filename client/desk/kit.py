@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
 from common.errors import SiteError
+from common.fingerprint import fingerprint_of
 from common.schema import Name, Table, explain, read_toml
 
 
@@ -117,9 +116,7 @@ def as_openssh(key: ec.EllipticCurvePrivateKey) -> bytes:
 def fingerprint(key: ec.EllipticCurvePrivateKey) -> str:
     """Return the public key's SHA-256 as `ssh-keygen -l` shows it."""
     encoding, form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    line = key.public_key().public_bytes(encoding, form)
-    digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+    return fingerprint_of(key.public_key().public_bytes(encoding, form).decode())
 
 
 def _check_authority(path: Path, now: datetime) -> None:

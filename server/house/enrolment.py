@@ -6,9 +6,7 @@ authority's certificate, the address and its name, none of them secret.
 
 from __future__ import annotations
 
-import base64
 import fcntl
-import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.errors import RunError
 from common.files import write_atomic
+from common.fingerprint import fingerprint_of
 from common.schema import Name, Table, dump_toml, explain, read_toml
 from server.house import superlink
 from server.house.certificates import read_certificate
@@ -104,8 +103,7 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """SHA-256, as `ssh-keygen -l` shows it."""
-        digest = hashlib.sha256(base64.b64decode(self.line.split()[1])).digest()
-        return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        return fingerprint_of(self.line)
 
 
 def read_public_key(path: Path) -> PublicKey:
