@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from flwr.app import Context
 
 from client.desk.approval import runs_approved
+from client.desk.cohorts import counted, is_as_approved, site_of
 from client.desk.received import RUN_NAME, keep
 from client.gate import Release, decode_fitting, release
-from client.ledger import Key, Ledger
+from client.ledger import Account, Key, Ledger
 from client.patients.manifest import has_changed
 from client.policy import SEEDED, Policy, Reason, Refused, Ruling
 from client.site import load_policy, load_site, site_logger
 from client.transport import Transport
-from client.warm import WarmStudy, forget_models, needed_gb, stamp_of
+from client.warm import Stamp, WarmStudy, forget_models, needed_gb, stamp_of
 from common.errors import GrandroundsError, SiteError
 from common.evaluation import score_histogram
 from common.learners import learner_for
@@ -55,7 +55,7 @@ class Agent:
         durable: bool = True,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        self._policy_stamp = stamp_of(folder / "policy.toml")
+        self._stamps = self._stamp(folder)
         self._site = load_site(folder)
         self._ledger = Ledger(self._site.ledger_path, durable=durable)
         self._log = site_logger(self._site)
@@ -108,8 +108,9 @@ class Agent:
         study = self._study(key.digest)
         self._check(key, study, policy)
         asked = getattr(self, f"_{key.phase}")(key, study, request)
-        ruling = Ruling(policy.for_runs(study.runs), key.phase, self._plan_of, self._clock())
-        declared = self._site.cohort.declared
+        allowed, own = policy.for_runs(study.runs), partial(self._counted, key, study)
+        ruling = Ruling(allowed, key.phase, self._plan_of, self._clock(), own)
+        declared = study.site.cohort.declared
         return release(asked, ledger=self._ledger, policy=ruling, declared=declared)
 
     def _check(self, key: Key, study: WarmStudy, policy: Policy) -> None:
@@ -127,8 +128,18 @@ class Agent:
             raise Refused(Reason.MODEL_TOO_LARGE)
         # Before the reserve, or every repeated request would be charged for nothing.
         reads = key.phase in ("train", "evaluate") and not study.is_warm(self._ledger)
-        if reads and has_changed(self._site, self._ledger, study.plan.study.cohort):
+        if reads and has_changed(study.site, self._ledger, study.plan.study.cohort):
             raise Refused(Reason.COHORT_CHANGED)
+
+    def _counted(self, key: Key, study: WarmStudy, accounts: Iterable[Account]) -> list[Account]:
+        """Return the accounts that add up for the study's patients; asked as the price is charged.
+
+        No patient is charged under other terms than those in the ledger (`client.desk.cohorts`).
+        """
+        reads = key.phase in ("train", "evaluate")
+        if reads and not is_as_approved(study.site, self._ledger, key.digest):
+            raise Refused(Reason.COHORT_CHANGED)
+        return counted(study.site, self._ledger, accounts)
 
     def _note(self, request: Envelope, reason: Reason) -> None:
         """Write a refusal into the log and the ledger, as far as the request can be read."""
@@ -142,7 +153,7 @@ class Agent:
 
     def _join(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
         """Say who is here and how large it declares itself: chosen by the site, not counted."""
-        public = {**self._public, "declared": self._site.cohort.declared}
+        public = {**self._public, "declared": study.site.cohort.declared}
         if self._site.policy.noise_seed is not None:
             public["noise"] = "seeded"  # the coordinator's report has to shout about it
         return Release(key, study.plan, (), {}, dict, public, request)
@@ -156,7 +167,7 @@ class Agent:
             patients = Patients(cohort.train, cohort.declared)
             return adapt(study.private_model, theta, patients, source)
 
-        price = (study.plan.training_price(),)
+        price = study.plan.training_prices()
         return Release(key, study.plan, price, study.like, compute, self._public, request)
 
     def _evaluate(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
@@ -204,20 +215,27 @@ class Agent:
         return {"site": self._site.cohort.name}
 
     def _policy(self) -> Policy:
-        """Return the policy as it stands in its file now."""
-        stamp = stamp_of(self.folder / "policy.toml")
-        if stamp is None:
-            raise Refused(Reason.NO_POLICY)
-        if stamp != self._policy_stamp:
+        """Return the policy as it stands in its file now; cohort.toml too is read when it changes.
+
+        Raises:
+            SiteError: cohort.toml is missing or malformed.
+        """
+        stamps = self._stamp(self.folder)
+        if stamps != self._stamps:
             try:
-                self._site = replace(self._site, policy=load_policy(self.folder))
+                load_policy(self.folder)
             except GrandroundsError as error:
                 self._log.error("%s", error)
                 raise Refused(Reason.NO_POLICY) from None
-            self._policy_stamp = stamp
+            self._site = load_site(self.folder)
+            self._stamps = stamps
             self._studies.clear()
             forget_models()
         return self._site.policy
+
+    @staticmethod
+    def _stamp(folder: Path) -> tuple[Stamp | None, ...]:
+        return tuple(stamp_of(folder / name) for name in ("policy.toml", "cohort.toml"))
 
     def _study(self, digest: str) -> WarmStudy:
         """Return an approved study; what was revoked is dropped, what was approved anew reread."""
@@ -234,7 +252,8 @@ class Agent:
             runs = runs_approved(self._ledger, digest)
             if runs is None and not self._site.is_simulated:
                 raise Refused(Reason.UNKNOWN_STUDY)
-            self._studies[digest] = WarmStudy(self._site, plan, stamp, runs, self._log)
+            site = site_of(self._site, self._ledger, digest)
+            self._studies[digest] = WarmStudy(site, plan, stamp, runs, self._log)
         return self._studies[digest]
 
     def _plan_of(self, digest: str) -> Plan | None:

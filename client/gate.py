@@ -10,6 +10,9 @@ release without a price does not exist.
 from __future__ import annotations
 
 import hashlib
+import hmac
+import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -23,9 +26,9 @@ from common.privacy.accounting import epsilon
 from common.privacy.events import Event, merge
 from common.wire import Envelope, Header
 
-# How much more than a plan asks for a site may have reserved: a request whose computing was cut
-# short is reserved again, by the relay, by a coordinator that asks again or that was resumed.
-_SLACK = 10
+_MOST_SEEN = 2**53
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ class Release:
         price: Events to reserve; empty only for what no patient enters (a declared size).
         like: Names, shapes and types that the tensors must have: nothing else gets out.
         compute: Reads patients and returns the tensors. Called once, after the reserve.
-        public: Header fields that do not depend on patients.
+        public: Header fields that do not depend on patients; the site's name as `site`.
         request: The message as it came: the same key must come with the same payload, and its
-            header may say how many reserves of this study the coordinator has `seen`.
+            header may say how many reserves of this study the coordinator has `seen`, with the
+            `tag` of the receipt that said so.
     """
 
     key: Key
@@ -66,7 +70,7 @@ def release(asked: Release, *, ledger: Ledger, policy: Judge, declared: int) -> 
         SiteError: the ledger cannot be written: nothing was computed, or what was stays here.
     """
     payload_hash = hashlib.sha256(asked.request.payload).hexdigest()
-    ledger.check_seen(asked.key.digest, _seen(asked, ledger=ledger, runs=policy.runs))
+    ledger.check_seen(asked.key.digest, _seen(asked, ledger))
     with ledger.transaction():  # what the policy sees is what is charged, whoever else writes
         stored = _replay(asked.key, payload_hash, ledger)
         accounts = ledger.accounts()
@@ -83,24 +87,34 @@ def release(asked: Release, *, ledger: Ledger, policy: Judge, declared: int) -> 
     if stored is None:
         stored = _compute(asked)
         ledger.commit(entry, asked.key, stored)
-    return _reply(asked, stored, accounts)
+    return _reply(asked, stored, accounts, ledger)
 
 
-def _seen(asked: Release, *, ledger: Ledger, runs: int) -> int:
-    """Return how many reserves of the study the coordinator has seen here, as it says.
+def _seen(asked: Release, ledger: Ledger) -> int:
+    """Return how many reserves of the study the coordinator has seen here.
 
-    More than the plan could have asked for besides what the ledger holds is a lie, and must not
-    block the site: only its administrator could unblock it, at the price of a whole plan.
+    A count is believed above the ledger's own only with the tag of a receipt that this site gave:
+    the site stops on it, and only its administrator lets it go on, at the price of a whole plan.
     """
-    seen = asked.request.header.get("seen", 0)
-    if type(seen) is not int or seen < 0:
+    header = asked.request.header
+    seen, tag = header.get("seen", 0), header.get("tag")
+    is_tag = tag is None or isinstance(tag, str)
+    if type(seen) is not int or not 0 <= seen <= _MOST_SEEN or not is_tag:
         raise Refused(Reason.MALFORMED)
-    accounts = ledger.accounts() if seen else []
-    held = sum(a.reserves for a in accounts if a.digest == asked.key.digest)
-    rounds = asked.plan.study.rounds
-    if seen > held + _SLACK * runs * (rounds.count * (1 + rounds.retries) + 1):
-        raise Refused(Reason.MALFORMED)
+    if tag is None:
+        accounts = ledger.accounts() if seen else []
+        is_true = seen <= sum(a.reserves for a in accounts if a.digest == asked.key.digest)
+    else:
+        own = _tag(asked, ledger, reserves=seen) or ""
+        is_true = hmac.compare_digest(own.encode(), tag.encode(errors="replace")) and own != ""
+    if not is_true:
+        raise Refused(Reason.FALSE_RECEIPT)
     return seen
+
+
+def _tag(asked: Release, ledger: Ledger, *, reserves: int) -> str | None:
+    site = str(asked.public["site"])
+    return ledger.tag(site=site, digest=asked.key.digest, reserves=reserves)
 
 
 def _replay(key: Key, payload_hash: str, ledger: Ledger) -> bytes | None:
@@ -118,19 +132,23 @@ def _replay(key: Key, payload_hash: str, ledger: Ledger) -> bytes | None:
 
 
 def _compute(asked: Release) -> bytes:
+    start = time.monotonic()
     value = asked.compute()
+    log.info("computed: %s, %.3f s", asked.key.phase, time.monotonic() - start)
     wrong = misfit(value, asked.like)
     if wrong is not None:
         raise WireError(f"the release does not fit: {wrong}", remedy="report this as a defect")
     return encode(value)
 
 
-def _reply(asked: Release, payload: bytes, accounts: Iterable[Account]) -> Envelope:
+def _reply(asked: Release, payload: bytes, accounts: Iterable[Account], ledger: Ledger) -> Envelope:
     """Add the receipt: this study's epsilon and its own count of reserves, nothing about others."""
     own = next(a for a in accounts if a.digest == asked.plan.digest)
     receipt = {"epsilon": epsilon(own.events, delta=own.delta), "reserves": own.reserves}
+    tag = _tag(asked, ledger, reserves=own.reserves)
+    proof = {} if tag is None else {"tag": tag}
     names = {"digest": asked.key.digest, "run": asked.key.run, "round": asked.key.round}
-    return Envelope({"status": "ok", **names, **asked.public, **receipt}, payload)
+    return Envelope({"status": "ok", **names, **asked.public, **receipt, **proof}, payload)
 
 
 def _with(accounts: list[Account], asked: Release) -> list[Account]:

@@ -1,6 +1,6 @@
 """A hospital's folder: which patients, under which policy, and the studies it approved.
 
-DIR/cohort.toml      name, path of the data, declared size, split key, device
+DIR/cohort.toml      name, path of the data, declared size, split key, device; further cohorts
 DIR/policy.toml      budget and what is allowed
 DIR/approved/        plans, each named by its digest
 DIR/approvals/       what a board files of each approval
@@ -18,60 +18,74 @@ from __future__ import annotations
 import logging
 import logging.handlers
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
+from client.cohorts import MAIN as MAIN
+from client.cohorts import CohortConfig as CohortConfig
 from client.policy import Policy
 from common.cohort.read import CohortSource
-from common.cohort.split import SplitKind
 from common.errors import GrandroundsError, SiteError
 from common.files import write_atomic
 from common.plan import Plan, read_plan, write_plan
-from common.schema import Count, Name, Table, dump_toml, explain, read_toml
+from common.schema import Table, dump_toml, explain, read_toml
 
 T = TypeVar("T", bound=Table)
 
 _LOG_BYTES = 16 * 2**20  # and one older file: a flood of requests must not fill the disk
 
 
-class CohortConfig(Table):
-    """cohort.toml: where the patients are, and what is said about them in public.
-
-    Attributes:
-        path: The data, absolute or relative to the site's folder.
-        declared: Count of all patients as the site publishes it: rounded, chosen once.
-        split_key: Secret key of the train/holdout split, in hex; one for the site's whole life.
-        split: 'stratified' only in research: epsilon then holds only given the split.
-    """
-
-    name: Name
-    path: Path
-    declared: Count
-    split_key: str = Field(pattern=r"^([0-9a-f]{2}){16,64}$")
-    split: SplitKind = "keyed"
-    device: str = "auto"
-
-    def source(self, folder: Path) -> CohortSource:
-        """Return what the cohort reader needs, for the site's folder."""
-        return CohortSource(
-            name=self.name,
-            path=folder / self.path,
-            declared=self.declared,
-            split_key=bytes.fromhex(self.split_key),
-            split=self.split,
-        )
-
-
 @dataclass(frozen=True)
 class Site:
-    """A hospital's folder, read."""
+    """A hospital's folder, read.
+
+    Attributes:
+        folder: The folder.
+        config: cohort.toml as it stands.
+        policy: policy.toml.
+        cohort_name: Which of the cohorts `cohort` and `source` are of.
+    """
 
     folder: Path
-    cohort: CohortConfig
+    config: CohortConfig
     policy: Policy
+    cohort_name: str = MAIN
+
+    @cached_property
+    def cohort(self) -> CohortConfig:
+        """The site's configuration with path and declared size of the chosen cohort."""
+        if self.cohort_name == MAIN:
+            return self.config
+        own = self.config.cohorts[self.cohort_name]
+        return self.config.model_copy(update={"path": own.path, "declared": own.declared})
+
+    @property
+    def is_disjoint(self) -> bool:
+        """Whether the hospital vouches that the chosen cohort shares no patient with another."""
+        return self.cohort_name != MAIN and self.config.cohorts[self.cohort_name].disjoint
+
+    def view(self, name: str) -> Site:
+        """Return the site as a study on that cohort sees it.
+
+        Raises:
+            SiteError: cohort.toml has no such cohort.
+        """
+        known = (MAIN, *self.config.cohorts)
+        if name not in known:
+            raise SiteError(
+                f"cohort {name!r} is not in {str(self.folder / 'cohort.toml')!r}; there is "
+                f"{', '.join(known)}",
+                remedy=f"use one of those, or add a table [cohorts.{name}] with path and declared",
+            )
+        return replace(self, cohort_name=name)
+
+    def views(self) -> list[Site]:
+        """Return the site as studies on each of its cohorts see it, the main one first."""
+        return [self.view(name) for name in (MAIN, *self.config.cohorts)]
 
     @property
     def source(self) -> CohortSource:
@@ -81,7 +95,7 @@ class Site:
     @property
     def ledger_path(self) -> Path:
         """Where the ledger lies."""
-        return self.folder / "ledger.sqlite"
+        return ledger_of(self.folder)
 
     @property
     def is_simulated(self) -> bool:
@@ -125,11 +139,28 @@ class Site:
                 yield path.stem, error
 
 
-def load_site(folder: Path) -> Site:
+def load_site(folder: Path, *, policy: Policy | None = None) -> Site:
     """Read a site's folder.
+
+    Args:
+        folder: The folder.
+        policy: Stands in for policy.toml, which is then not read.
 
     Raises:
         SiteError: the folder is not there, or a file of it is malformed.
+    """
+    ledger_of(folder)
+    config = _read_table(folder / "cohort.toml", CohortConfig)
+    site = Site(folder=folder, config=config, policy=policy or load_policy(folder))
+    _check_paths(site)
+    return site
+
+
+def ledger_of(folder: Path) -> Path:
+    """Return where a site's ledger lies; neither cohort.toml nor the policy is read for that.
+
+    Raises:
+        SiteError: the folder is not there, or no site's.
     """
     if not folder.is_dir():
         raise SiteError(
@@ -140,8 +171,23 @@ def load_site(folder: Path) -> Site:
             f"folder {str(folder)!r} is no site's: it has no cohort.toml",
             remedy="check the path, or make a site with grandrounds site init",
         )
-    cohort = _read_table(folder / "cohort.toml", CohortConfig)
-    return Site(folder=folder, cohort=cohort, policy=load_policy(folder))
+    return folder / "ledger.sqlite"
+
+
+def _check_paths(site: Site) -> None:
+    """Refuse a cohort that shares its file with another and is said to share no patient."""
+    found: dict[Path, Site] = {}
+    for view in site.views():
+        path = view.source.path.resolve()
+        other = found.setdefault(path, view)
+        if other is not view and (other.is_disjoint or view.is_disjoint):
+            wrong = view if view.is_disjoint else other
+            raise SiteError(
+                f"{str(site.folder / 'cohort.toml')!r}: cohorts {other.cohort_name!r} and "
+                f"{view.cohort_name!r} are both at {str(path)!r}, and "
+                f"cohorts.{wrong.cohort_name}.disjoint is true",
+                remedy="leave disjoint out, or give each cohort a file of its own patients",
+            )
 
 
 def load_policy(folder: Path) -> Policy:
@@ -171,11 +217,11 @@ def _read_table(path: Path, table: type[T]) -> T:
 def write_site(folder: Path, *, cohort: CohortConfig, policy: Policy, plans: list[Plan]) -> Site:
     """Write a site's folder; what is there already (its ledger above all) stays."""
     (folder / "approved").mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "cohort.toml", dump_toml(cohort.model_dump(mode="json")))
+    write_atomic(folder / "cohort.toml", cohort.to_toml())
     write_atomic(folder / "policy.toml", dump_toml(policy.model_dump(mode="json")))
     for plan in plans:
         write_plan(plan, folder / "approved")
-    return Site(folder=folder, cohort=cohort, policy=policy)
+    return Site(folder=folder, config=cohort, policy=policy)
 
 
 def site_logger(site: Site) -> logging.Logger:

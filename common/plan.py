@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 from common.errors import StudyError
 from common.files import write_atomic
 from common.privacy import accounting
-from common.privacy.events import Event, PoissonGaussian, gaussian
+from common.privacy.events import Adjacency, Event, Part, gaussian
+from common.privacy.mechanisms import training_events
 from common.schema import dump_toml, read_toml
-from common.study import Study, most_liars, parse_study
+from common.study import PrivacySpec, Study, most_liars, parse_study
 
-DIGEST_VERSION = 3
+DIGEST_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Plan:
         study: The rules.
         sigma: Noise multiplier of each training step; 0 where the study is not private.
         evaluation_sigma: Standard deviation of the noise in each cell of an evaluation histogram.
+        query_sigma: Noise multiplier of a query gradient; 0 also where the learner has no query.
     """
 
     study: Study
     sigma: float
     evaluation_sigma: float
+    query_sigma: float = 0.0
 
     def __hash__(self) -> int:
         """A plan is what its digest says."""
@@ -60,8 +63,20 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Private steps of one hospital in the whole run: local steps times rounds."""
-        return self.study.learner.local_steps * self.study.rounds.count
+        """How often one hospital's training patients are read in the whole run, with noise."""
+        prices = self.training_prices(rounds=self.study.rounds.count)
+        return sum(event.count for event in prices)
+
+    @property
+    def adjacency(self) -> Adjacency:
+        """What neighbouring data sets differ in, for which the promise holds."""
+        return self.training_prices()[0].adjacency
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Every noise multiplier that the plan fixes."""
+        query = (self.query_sigma,) if self.study.learner.has_query else ()
+        return (self.sigma, *query, self.evaluation_sigma)
 
     @property
     def histograms(self) -> int:
@@ -75,43 +90,56 @@ class Plan:
         content = {
             "version": DIGEST_VERSION,
             "rules": self.study.rules(),
-            "sigma": self.sigma,
-            "evaluation_sigma": self.evaluation_sigma,
+            **self.noise,
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def denominator(self, declared: int) -> float:
-        """Return D = q * declared * train fraction: the public divisor of a step's sum."""
-        rules = self.study
-        return rules.learner.sampling_rate * declared * rules.cohort.train_fraction
+    @property
+    def noise(self) -> dict[str, float]:
+        """The compiled noise, by name: what a study's rules leave open."""
+        return {
+            "sigma": self.sigma,
+            "evaluation_sigma": self.evaluation_sigma,
+            "query_sigma": self.query_sigma,
+        }
 
-    def training_price(self, *, rounds: int = 1) -> Event:
-        """Return what the weight deltas of `rounds` rounds cost a training patient."""
-        return gaussian(
-            sigma=self.sigma,
-            sampling_rate=self.study.learner.sampling_rate,
-            count=self.study.learner.local_steps * rounds,
-            part="train",
+    def denominator(self, declared: int, *, share: float = 1.0) -> float:
+        """Return D = q * declared * train fraction * share: the public divisor of a step's sum.
+
+        Args:
+            declared: The site's public count of all patients.
+            share: Of the training patients, those that the step reads.
+        """
+        rules = self.study
+        return rules.learner.sampling_rate * declared * rules.cohort.train_fraction * share
+
+    def training_prices(self, *, rounds: int = 1) -> tuple[Event, ...]:
+        """Return what the weight deltas of `rounds` rounds cost training patients."""
+        return training_events(
+            self.study.learner, sigma=self.sigma, query_sigma=self.query_sigma, rounds=rounds
         )
 
     def evaluation_price(self) -> Event:
         """Return what the evaluation costs a holdout patient: one query for each histogram.
 
-        A patient has unit mass in each histogram, hence the count and not a larger sensitivity.
+        A patient has unit mass in each histogram, hence the count and not a larger sensitivity. A
+        patient exchanged moves two cells by 1 each, sqrt(2) in all, which the 2 C that adjacency
+        'replace' prices covers.
         """
-        return gaussian(sigma=self.evaluation_sigma, count=self.histograms, part="holdout")
+        price = gaussian(sigma=self.evaluation_sigma, count=self.histograms, part="holdout")
+        return replace(price, adjacency=self.adjacency)
 
     def epsilon_after(self, rounds: int) -> float:
         """Return what a training patient has spent after that many rounds."""
         if rounds == 0:
             return 0.0
-        return accounting.epsilon([self.training_price(rounds=rounds)], delta=self.delta)
+        return accounting.epsilon(self.training_prices(rounds=rounds), delta=self.delta)
 
     @cached_property
     def epsilon(self) -> float:
         """Return what one patient spends in the whole run: training and evaluation in parallel."""
-        prices = [self.training_price(rounds=self.study.rounds.count), self.evaluation_price()]
+        prices = [*self.training_prices(rounds=self.study.rounds.count), self.evaluation_price()]
         return accounting.epsilon(prices, delta=self.delta)
 
 
@@ -125,11 +153,10 @@ def compile_study(study: Study) -> Plan:
     privacy = study.privacy
     if privacy is None:
         return Plan(study=study, sigma=0.0, evaluation_sigma=0.0)
-    sigma = privacy.sigma if privacy.epsilon is None else _training_sigma(study, privacy.epsilon)
-    assert sigma is not None  # PrivacySpec holds one of the two
-    draft = Plan(study=study, sigma=sigma, evaluation_sigma=1.0)
+    sigma, query_sigma = _training_sigmas(study, privacy)
+    draft = Plan(study=study, sigma=sigma, evaluation_sigma=1.0, query_sigma=query_sigma)
     target = study.evaluation.epsilon or privacy.epsilon or draft.epsilon_after(study.rounds.count)
-    return Plan(study=study, sigma=sigma, evaluation_sigma=_evaluation_sigma(draft, target))
+    return replace(draft, evaluation_sigma=_evaluation_sigma(draft, target))
 
 
 def _check_liars(study: Study) -> None:
@@ -158,7 +185,7 @@ def _evaluation_sigma(draft: Plan, target: float) -> float:
         return accounting.calibrate_sigma(
             target_epsilon=target,
             delta=draft.delta,
-            price=lambda s: PoissonGaussian(s, 1.0, draft.histograms, "holdout"),
+            price=lambda s: [replace(draft, evaluation_sigma=s).evaluation_price()],
         )
     except StudyError as error:
         if draft.study.evaluation.epsilon is None:
@@ -169,21 +196,36 @@ def _evaluation_sigma(draft: Plan, target: float) -> float:
         ) from error
 
 
-def _training_sigma(study: Study, target: float) -> float:
-    assert study.privacy is not None
-    steps = study.learner.local_steps * study.rounds.count
-    return accounting.calibrate_sigma(
-        target_epsilon=target,
-        delta=study.privacy.delta,
-        price=lambda s: PoissonGaussian(s, study.learner.sampling_rate, steps, "train"),
-    )
+def _training_sigmas(study: Study, privacy: PrivacySpec) -> tuple[float, float]:
+    """Return the noise multipliers of inner steps and of the query, 0 where there is no query.
+
+    Support and query patients who are parted each pay for their own side alone, so each side's
+    noise is the least that meets the target.
+    """
+    learner, target = study.learner, privacy.epsilon
+    if target is None:
+        assert privacy.sigma is not None  # PrivacySpec holds one of the two
+        return privacy.sigma, privacy.sigma if learner.has_query else 0.0
+
+    def least(part: Part | None = None) -> float:
+        def price(sigma: float) -> list[Event]:
+            events = training_events(
+                learner, sigma=sigma, query_sigma=sigma, rounds=study.rounds.count
+            )
+            return [event for event in events if part in (None, event.part)]
+
+        return accounting.calibrate_sigma(target_epsilon=target, delta=privacy.delta, price=price)
+
+    if learner.is_parted:
+        return least("support"), least("query")
+    sigma = least()
+    return sigma, sigma if learner.has_query else 0.0
 
 
 def write_plan(plan: Plan, folder: Path) -> Path:
     """Write the plan, named by its digest, as a site keeps it once approved; return the file."""
     path = folder / f"{plan.digest}.toml"
-    noise = {"sigma": plan.sigma, "evaluation_sigma": plan.evaluation_sigma}
-    write_atomic(path, dump_toml({**plan.study.rules(), "compiled": noise}))
+    write_atomic(path, dump_toml({**plan.study.rules(), "compiled": plan.noise}))
     return path
 
 
@@ -196,13 +238,13 @@ def read_plan(path: Path) -> Plan:
     values: dict[str, Any] = read_toml(path, what="plan")
     noise = values.pop("compiled", {})
     try:
-        sigma, evaluation_sigma = float(noise["sigma"]), float(noise["evaluation_sigma"])
+        compiled = [float(noise[name]) for name in ("sigma", "evaluation_sigma", "query_sigma")]
     except (KeyError, TypeError, ValueError):
         raise StudyError(
             f"plan file {str(path)!r} has no readable [compiled] table",
             remedy="compile the study again",
         ) from None
-    plan = Plan(parse_study(values, origin=str(path)), sigma, evaluation_sigma)
+    plan = Plan(parse_study(values, origin=str(path)), *compiled)
     if plan.digest != path.stem:
         raise StudyError(
             f"plan file {str(path)!r} does not hold the study of that digest "

@@ -13,6 +13,8 @@ _LEARNERS = {
     "reptile": "Reptile",
     "fedavg": "federated averaging",
     "fedprox": "federated averaging with a pull towards the shared weights (FedProx)",
+    "fomaml": "first-order MAML",
+    "maml": "MAML",
 }
 
 
@@ -85,15 +87,42 @@ def _computes(plan: Plan) -> tuple[str, ...]:
         f"in each of {study.rounds.count} rounds takes {learner.local_steps} steps of "
         f"{_LEARNERS[learner.name]} on the {study.model.name} model, each on {sample}, with "
         f"{records} of a patient{clip}",
+        *_query(plan),
         "at the end scores its evaluating patients with the shared model, once, and adapts the "
         "shared model to its own training patients",
     )
 
 
+def _query(plan: Plan) -> tuple[str, ...]:
+    """Say what a learner with support and query does beyond its steps."""
+    meta, curvature = plan.study.learner.meta, ""
+    if meta is None:
+        return ()
+    if meta.unit == "episode":
+        return (
+            f"these steps are taken, without noise, in each of {meta.episodes} fixed groups of "
+            "patients (episodes), and what an episode says of the weights it started from is "
+            "clipped as a whole; the noise is on the sum over episodes",
+        )
+    who = (
+        "on everybody again"
+        if meta.pool == "shared"
+        else f"on the {meta.query_fraction:.0%} of its training patients who, by a keyed hash, "
+        "take no part in the steps"
+    )
+    if plan.study.learner.name == "maml":
+        curvature = (
+            ", carried back through the steps by each patient's second derivatives "
+            f"(clipped to {meta.curvature_clip:g} times the direction's length, with noise)"
+        )
+    return (f"then takes one gradient of the adapted model {who}{curvature}",)
+
+
 def _leaves(plan: Plan) -> tuple[str, ...]:
     study = plan.study
+    query = f" ({plan.query_sigma:g} on the query)" if plan.study.learner.has_query else ""
     noise = (
-        f"with Gaussian noise of {plan.sigma:g} times the clip on every step"
+        f"with Gaussian noise of {plan.sigma:g} times the clip on every step{query}"
         if plan.private
         else "WITHOUT NOISE"
     )
@@ -114,8 +143,9 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
 def _combined(plan: Plan) -> str:
     """Say what the coordinator makes of the changes of all hospitals."""
     server = plan.study.server
-    # FedAvg and FedProx have their server's step in their definition; only Reptile's is open.
-    is_declared = plan.study.learner.name != "reptile" or server.weights == "declared"
+    # FedAvg and FedProx have their server's step in their definition; the others' is open.
+    fixed = plan.study.learner.name in ("fedavg", "fedprox")
+    is_declared = fixed or server.weights == "declared"
     weighted = "weighted by declared size" if is_declared else "all with the same weight"
     ways = {
         "mean": f"takes the mean of all hospitals' changes, {weighted}",
@@ -163,7 +193,7 @@ def _spends(plan: Plan) -> tuple[str, ...]:
     evaluation = accounting.epsilon([plan.evaluation_price()], delta=plan.delta)
     sampled = (
         "; the amplification by sampling holds only while the samples stay secret"
-        if accounting.is_subsampled(plan.training_price())
+        if any(accounting.is_subsampled(price) for price in plan.training_prices())
         else ""
     )
     return (
@@ -171,8 +201,8 @@ def _spends(plan: Plan) -> tuple[str, ...]:
         f"an evaluating patient: epsilon {evaluation:.4g} for the histogram",
         f"a patient is one or the other, so each spends at most epsilon {plan.epsilon:.4g} with "
         f"delta {plan.delta:g}",
-        f"unit: {accounting.UNIT}; adjacency: {accounting.ADJACENCY}; accountant: "
-        f"{accounting.ACCOUNTANT}; a patient known to two hospitals pays at both",
+        f"unit: {accounting.UNIT}; adjacency: {accounting.ADJACENCIES[plan.adjacency]}; "
+        f"accountant: {accounting.ACCOUNTANT}; a patient known to two hospitals pays at both",
         f"a hospital may declare at most {int(0.1 / plan.delta)} patients (delta at most "
         f"1/(10 x declared)) and at least {study.cohort.min_declared}",
     )

@@ -6,7 +6,7 @@ It stands in the study file's `[simulation]` table and outside the study's diges
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,9 +14,9 @@ from common.cohort.split import SplitKind
 from common.schema import Count, Name, Positive, Table
 
 Share = Annotated[float, Field(ge=0, le=1)]
-ArmKind = Literal["majority", "local", "pooled", "fedavg", "fedprox", "reptile"]
+ArmKind = Literal["majority", "local", "pooled", "fedavg", "fedprox", "reptile", "fomaml", "maml"]
 
-FEDERATED: tuple[ArmKind, ...] = ("fedavg", "fedprox", "reptile")
+FEDERATED: tuple[ArmKind, ...] = ("fedavg", "fedprox", "reptile", "fomaml", "maml")
 
 
 class SimulatedSite(Table):
@@ -135,6 +135,7 @@ class LeaveOneOut(Table):
         weak_prior: Strength of the prior of `local_weak`, a model of the labelled patients alone.
         strong_prior: The same for `local_strong`.
         prior: Strength of the prior around the shared weights, for the adapted arms.
+        arms: Which federated arms to train without the hospital; the first is the main one.
     """
 
     shots: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 16, 32)
@@ -142,6 +143,7 @@ class LeaveOneOut(Table):
     weak_prior: Positive = 3.0
     strong_prior: Positive = 10.0
     prior: Positive = 10.0
+    arms: Annotated[tuple[Name, ...], Field(min_length=1)] = ("reptile", "fedavg")
 
 
 class PublishedRow(Table):
@@ -182,11 +184,18 @@ class Arm(Table):
         private: Whether under the study's privacy table. By default the federated arms are, and
             `local` (nothing leaves) and `pooled` (nothing may be pooled: a yardstick) are not.
         proximal: mu, for fedprox.
+        rules: Tables of the study that differ in this arm (learner, server, rounds, privacy), with
+            the values that do.
+        note: What the report says of it, beside its kind.
     """
 
     kind: ArmKind
     private: bool | None = None
     proximal: Positive | None = None
+    rules: dict[Literal["learner", "server", "rounds", "privacy"], dict[str, Any]] = Field(
+        default_factory=dict
+    )
+    note: str = ""
 
     @model_validator(mode="after")
     def _proximal_is_fedprox(self) -> Arm:
@@ -244,12 +253,19 @@ class Simulation(Table):
     def _complete(self) -> Simulation:
         if bool(self.sites) == (self.partition is not None):
             raise ValueError("give either simulation.sites or simulation.partition, and not both")
-        unknown = [a for a in self.arms if a not in self.arm and a not in _STANDARD]
+        named = (*self.arms, *self.loho.arms)
+        unknown = [a for a in named if a not in self.arm and a not in _STANDARD]
         if unknown:
             known = ", ".join([*_STANDARD, *self.arm])
             raise ValueError(f"arm {unknown[0]!r} is not known; the arms are {known}")
         if len(set(self.arms)) < len(self.arms):
             raise ValueError("simulation.arms names an arm twice")
+        alone = [a for a in self.loho.arms if self.arm_named(a).kind not in FEDERATED]
+        if alone or len(set(self.loho.arms)) < len(self.loho.arms):
+            raise ValueError(
+                f"simulation.loho.arms is {list(self.loho.arms)}: name each federated arm once "
+                f"(of the kinds {', '.join(FEDERATED)}); the others take part anyway"
+            )
         return self
 
     @property
@@ -277,4 +293,6 @@ _STANDARD: dict[str, Arm] = {
     "fedavg": Arm(kind="fedavg"),
     "fedprox": Arm(kind="fedprox", proximal=0.1),
     "reptile": Arm(kind="reptile"),
+    "fomaml": Arm(kind="fomaml"),
+    "maml": Arm(kind="maml"),
 }

@@ -17,6 +17,8 @@ Name = Annotated[str, Field(pattern=_NAME)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]  # strict: `true` and "1" are mistakes
 Positive = Annotated[float, Field(gt=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+MOST_PATIENTS = 10**9
+Declared = Annotated[int, Field(ge=1, le=MOST_PATIENTS, strict=True)]
 
 
 class Table(BaseModel):

@@ -20,16 +20,43 @@ from common.errors import StudyError
 from common.scenario import Simulation
 from common.schema import Count, Fraction, Name, Positive, Table, explain, read_toml
 
+ModelName = Literal["logistic", "mlp", "conv4", "resnet18"]
 Aggregation = Literal["mean", "median", "trimmed_mean", "krum"]
 
 
 class ModelSpec(Table):
     """The model: its name, its widths, and a local file of initial weights (safetensors)."""
 
-    name: Literal["logistic", "mlp", "conv4", "resnet18"] = "logistic"
+    name: ModelName = "logistic"
     hidden: tuple[Count, ...] = (32,)
     width: Count = 32
     weights: str | None = None
+
+
+class MetaSpec(Table):
+    """The `[learner.meta]` table: where MAML and its first-order form take support and query from.
+
+    Attributes:
+        unit: Whose contribution is clipped: each 'patient' in every query, or each 'episode', a
+            fixed group of patients whose whole meta-gradient is one (maml only).
+        pool: 'parted': a keyed hash decides, for good, who is in the support and who in the query,
+            and the two prices compose in parallel. 'shared': everybody is in both and pays both.
+        query_fraction: Share of the training patients in the query, where they are parted.
+        curvature_clip: Of maml by patient: the longest that a patient's Hessian may make a
+            direction of length 1.
+        episodes: Of maml by episode: into how many a hospital's training patients are parted.
+    """
+
+    unit: Literal["patient", "episode"] = "patient"
+    pool: Literal["parted", "shared"] = "parted"
+    query_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    curvature_clip: Positive = 1.0
+    episodes: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 10
+
+
+LearnerName = Literal["reptile", "fedavg", "fedprox", "fomaml", "maml"]
+
+_META: tuple[LearnerName, ...] = ("fomaml", "maml")
 
 
 class LearnerSpec(Table):
@@ -40,13 +67,58 @@ class LearnerSpec(Table):
         learning_rate: alpha.
         sampling_rate: q, the probability with which a patient takes part in a step.
         proximal: mu of FedProx, the pull towards the shared weights.
+        meta: Support and query, for the learners that have them.
     """
 
-    name: Literal["reptile", "fedavg", "fedprox"] = "reptile"
+    name: LearnerName = "reptile"
     local_steps: Count = 5
     learning_rate: Positive
     sampling_rate: Fraction = 1.0
     proximal: Annotated[float, Field(ge=0)] = 0.0
+    meta: MetaSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _meta_is_written_out(cls, values: Any) -> Any:
+        """Let a study leave out defaults that its digest has to cover."""
+        if isinstance(values, dict) and values.get("name") in _META and values.get("meta") is None:
+            return {**values, "meta": {}}
+        return values
+
+    @model_validator(mode="after")
+    def _meta_needs_its_learners(self) -> LearnerSpec:
+        if self.meta is not None and self.name not in _META:
+            raise ValueError(
+                f"meta is given, and learner {self.name!r} has no query: "
+                f"leave it out, or choose one of {', '.join(_META)}"
+            )
+        if self.meta is not None and self.meta.unit == "episode":
+            if self.name != "maml":
+                raise ValueError(
+                    f"meta.unit is 'episode', which {self.name} does not have: use maml"
+                )
+            if self.sampling_rate != 1:
+                raise ValueError(
+                    f"sampling_rate is {self.sampling_rate:g} and meta.unit is 'episode': every "
+                    "episode takes part in every round, because sampled episodes that are "
+                    "exchanged have no proven price; use 1"
+                )
+        return self
+
+    @property
+    def has_query(self) -> bool:
+        """Whether a round ends with a noisy gradient of its own on query patients."""
+        return self.meta is not None and self.meta.unit == "patient"
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether support and query are different patients."""
+        return self.has_query and self.meta is not None and self.meta.pool == "parted"
+
+    def named(self, name: str, *, proximal: float = 0.0) -> LearnerSpec:
+        """Return another learner with the same steps; what it has no use for is left out."""
+        kept = {"name": name, "proximal": proximal, "meta": self.meta if name in _META else None}
+        return LearnerSpec.model_validate(self.model_dump() | kept)
 
     @model_validator(mode="after")
     def _proximal_needs_fedprox(self) -> LearnerSpec:

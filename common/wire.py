@@ -22,9 +22,11 @@ Header = dict[str, Any]
 class Envelope:
     """A message: a small header of plain values, and a payload.
 
-    A request's header holds `kind` (join, train, evaluate), `digest`, `run` and `round`. A reply's
-    holds `status` ('ok' or 'refused'), with `reason` where it was refused and else what the kind
-    asks for: `site` and `declared` (join), the receipt `epsilon` and `reserves` (train, evaluate).
+    A request's header holds `kind` (join, train, evaluate, deliver), `digest`, `run` and `round`,
+    and `seen` with `tag`: the count and the tag of the receipt with the highest count that the
+    coordinator had from this site. A reply's holds `status` ('ok' or 'refused'), with `reason`
+    where it was refused and else what the kind asks for: `site` and `declared` (join), the receipt
+    `epsilon`, `reserves` and `tag`, which a simulated site leaves out (train, evaluate).
     """
 
     header: Header

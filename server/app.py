@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from flwr.app import Context
@@ -13,10 +13,11 @@ from flwr.serverapp import Grid, ServerApp
 from common.errors import GrandroundsError, RunError, is_disk_full
 from common.models import initial_params
 from common.plan import read_plan
+from common.running.daemon import hold
 from server.rounds.delivery import deliver
 from server.rounds.federation import LOG, Federation, enrolled_at
 from server.rounds.loop import run
-from server.store import Store
+from server.store import Store, program
 
 MODES = ("run", "deliver")
 
@@ -40,10 +41,10 @@ def main(grid: Grid, context: Context) -> None:
         raise RunError(f"mode is {mode!r}", remedy=f"give one of {', '.join(MODES)}")
     if type(grid).__module__.startswith("flwr."):
         _log_to_terminal()
-    # A simulation's nodes are enrolled nowhere.
+    # A simulation's nodes are enrolled nowhere, and its jobs share a folder.
     folder = None if config.get("sites-dir") else run_dir.parent.parent
-    store = Store(run_dir)
-    try:
+    alone = nullcontext() if folder is None else hold(program(run_dir))
+    with alone, closing(Store(run_dir)) as store:
         federation = Federation(
             grid, plan, job, store, run_dir, expected=int(config["nodes"]),
             enrolled=lambda: enrolled_at(folder),
@@ -54,8 +55,6 @@ def main(grid: Grid, context: Context) -> None:
         store.start(job, digest=plan.digest, code=str(Path(__file__).parent))
         with _recorded(store, job):
             run(federation, lambda: initial_params(plan.study, seed=seed, folder=run_dir))
-    finally:
-        store.close()
 
 
 def _log_to_terminal() -> None:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,16 +23,15 @@ from common.schema import dump_toml
 from common.study import load_study
 from server.house.bundle import write_app
 from server.house.home import Home
-from server.house.superlink import run_status, submit
+from server.house.superlink import of, run_status, submit
 from server.report import METRICS, write_pages
 from server.results import run_metrics, write_model
 from server.rounds.checkpoint import checkpoint_folder, latest, load_state
-from server.store import Store
+from server.store import FLOWER, Store, is_interrupted
 
 Say = Callable[[str], None]
 
 _POLL_S = 0.2
-_FLOWER = "flower.json"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def new_run(home: Home, study_path: Path, *, seed: int) -> Run:
     write_atomic(run.folder / "study.toml", dump_toml(study.model_dump(mode="json")))
     (run.folder / "plans").mkdir()
     write_plan(plan, run.folder / "plans")
-    write_atomic(run.folder / _FLOWER, json.dumps({"seed": seed, "runs": []}))
+    write_atomic(run.folder / FLOWER, json.dumps({"seed": seed, "runs": []}))
     return run
 
 
@@ -90,8 +90,8 @@ def find_run(home: Home, name: str) -> Run:
         RunError: there is none.
     """
     run = Run(home, name)
-    if not (run.folder / _FLOWER).is_file():
-        known = sorted(p.parent.name for p in (home.folder / "runs").glob(f"*/{_FLOWER}"))
+    if not (run.folder / FLOWER).is_file():
+        known = sorted(p.parent.name for p in (home.folder / "runs").glob(f"*/{FLOWER}"))
         raise RunError(
             f"coordinator {str(home.folder)!r} has no run {name!r}",
             remedy=f"its runs are {', '.join(known)}" if known else "start one with server run",
@@ -156,16 +156,17 @@ def _submit(run: Run, mode: str) -> int:
     }
     number = submit(run.home, write_app(run.home.app), config)
     known["runs"].append({"id": number, "mode": mode, "at": time.time()})
-    write_atomic(run.folder / _FLOWER, json.dumps(known))
+    write_atomic(run.folder / FLOWER, json.dumps(known))
     return number
 
 
 def _known(run: Run) -> dict[str, Any]:
     """Read the seed, and which Flower runs carried this one."""
-    path = run.folder / _FLOWER
+    path = run.folder / FLOWER
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"seed": int(values["seed"]), "runs": list(values["runs"])}
+        runs = [{**one, "id": int(one["id"]), "mode": str(one["mode"])} for one in values["runs"]]
+        return {"seed": int(values["seed"]), "runs": runs}
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{str(path)!r} cannot be read: {error!r}",
@@ -175,7 +176,7 @@ def _known(run: Run) -> dict[str, Any]:
 
 def _alive(run: Run, mode: str) -> int | None:
     """Return the Flower run that still carries this one, if there is one."""
-    known = _known(run)["runs"]
+    known, job = _known(run)["runs"], _job(run)
     if not known or known[-1]["mode"] != mode:
         return None
     try:
@@ -187,19 +188,26 @@ def _alive(run: Run, mode: str) -> int | None:
             f"the SuperLink does not answer: {error}",
             remedy=f"start it with grandrounds server start {run.home.folder}",
         ) from error
-    return None if status.status == "finished" else int(known[-1]["id"])
+    if status.status == "finished":
+        return None
+    if job["status"] == "interrupted":  # the SuperLink itself takes a minute to notice
+        with suppress(KeyError, OSError):  # it noticed just now
+            of(run.home).stop_run(known[-1]["id"])
+        return None
+    return int(known[-1]["id"])
 
 
 def _watch(run: Run, number: int) -> None:
-    """Wait until the SuperLink has carried the run to its end."""
-    while True:
-        status = _status(run, number)
-        if status.status == "finished":
-            break
-        time.sleep(_POLL_S)
+    """Wait until the SuperLink has carried the run to its end, or its program was killed."""
+    with closing(Store(run.folder)) as store:
+        while (status := _status(run, number)).status != "finished":
+            if is_interrupted(store, run.name):
+                break
+            time.sleep(_POLL_S)
     if status.sub_status != "completed":
+        why = status.details or status.sub_status or "its program was killed"
         raise _cause(run) or EngineError(
-            f"the SuperLink gave the run up: {status.details or status.sub_status}",
+            f"the run was given up: {why}",
             remedy=f"see {run.home.folder / 'run'}; then grandrounds server resume",
         )
 
@@ -219,15 +227,15 @@ def _status(run: Run, number: int) -> Any:
             time.sleep(1.0)
 
 
+def _job(run: Run) -> dict[str, Any]:
+    """Return the run's row in its store, which says so where its program was killed."""
+    with closing(Store(run.folder)) as store:
+        if is_interrupted(store, run.name):
+            store.end(run.name, status="interrupted", message="killed", remedy="resume the run")
+        return store.job(run.name) or {"status": "not started"}
+
+
 def _cause(run: Run) -> GrandroundsError | None:
     """Return why the ServerApp itself says that it failed; one that was killed says nothing."""
-    store = Store(run.folder)
-    try:
-        row = store.job(run.name)
-        if row is not None and row["status"] == "running":  # or it would seem to run for ever
-            store.end(run.name, status="interrupted", message="killed", remedy="resume the run")
-    finally:
-        store.close()
-    if row is None or row["status"] != "failed":
-        return None
-    return RunError(row["message"], remedy=row["remedy"])
+    row = _job(run)
+    return RunError(row["message"], remedy=row["remedy"]) if row["status"] == "failed" else None

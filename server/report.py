@@ -13,8 +13,8 @@ from common.report.loho_values import LEAVE_ONE_OUT
 from common.report.model_card import model_card
 from common.report.page import report_html
 from common.schema import read_toml
-
-METRICS = "metrics.json"
+from server.store import FLOWER
+from server.store import METRICS as METRICS
 
 
 def write_pages(run_dir: Path) -> Path:
@@ -61,6 +61,9 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
 
 def _resume(run_dir: Path) -> str:
     """Return the command that goes on with what a folder holds, or both where it does not say."""
+    if (run_dir / FLOWER).is_file():
+        folder = run_dir.resolve()
+        return f"grandrounds server resume {folder.parent.parent} {folder.name}"
     try:
         study = read_toml(run_dir / "study.toml", what="study")
         return f"grandrounds sim {study['simulation']['command']} --resume {run_dir}"

@@ -17,6 +17,7 @@ from common.params import Params
 from common.plan import Plan
 from common.privacy import accounting
 from common.privacy.engine import prv_epsilon
+from common.privacy.events import Event, PoissonGaussian
 from common.report.words import DEPLOYED
 from server.store import Store
 from server.tables import SEEDED, TOOK_PART
@@ -129,32 +130,41 @@ def privacy_of(plan: Plan, *, noise: str, spent: float | None = None) -> dict[st
             "releases": [],
             "statement": "not private: the study has no privacy table",
         }
-    training, evaluation = plan.training_price(rounds=rounds), plan.evaluation_price()
+    training, evaluation = plan.training_prices(rounds=rounds), plan.evaluation_price()
     epsilon = max(plan.epsilon, spent or 0.0)
     return common | {
         "noise": noise,
         "epsilon": epsilon,
         "delta": plan.delta,
-        "adjacency": accounting.ADJACENCY,
+        "adjacency": accounting.ADJACENCIES[plan.adjacency],
         "accountant": f"{accounting.ACCOUNTANT} {version('dp-accounting')}",
         "sigma": plan.sigma,
         "clip": plan.clip,
         "evaluation_sigma": plan.evaluation_sigma,
-        "epsilon_prv": prv_epsilon([training], delta=plan.delta),
+        "epsilon_prv": _prv(training, plan),
         "epsilon_by_round": [plan.epsilon_after(r) for r in range(1, rounds + 1)],
         "releases": [
-            _release("weight delta", plan, training, count=rounds, sigma=plan.sigma),
-            _release(
-                "evaluation histogram", plan, evaluation, count=1, sigma=plan.evaluation_sigma
-            ),
+            *(_release("weight delta", plan, event, count=rounds) for event in training),
+            _release("evaluation histogram", plan, evaluation, count=1),
         ],
         "statement": f"({epsilon:.3g}, {plan.delta:g})-differential privacy for each patient of "
-        f"each hospital, {accounting.ADJACENCY}; a patient either trains or evaluates",
+        f"each hospital, {accounting.ADJACENCIES[plan.adjacency]}; "
+        "a patient either trains or evaluates",
     }
 
 
-def _release(what: str, plan: Plan, event: Any, *, count: int, sigma: float) -> dict[str, Any]:
+def _prv(training: tuple[Event, ...], plan: Plan) -> float:
+    """Return the cross-check of what training costs: the dearer side, where patients are parted."""
+    parts = {event.part for event in training}
+    return max(
+        prv_epsilon([e for e in training if e.part == part], delta=plan.delta) for part in parts
+    )
+
+
+def _release(what: str, plan: Plan, event: Event, *, count: int) -> dict[str, Any]:
+    """Return one kind of release; sigma is of the mechanism that the accountant prices."""
     cost = accounting.epsilon([event], delta=plan.delta)
+    sigma = event.sigma if isinstance(event, PoissonGaussian) else 0.0
     return {"what": what, "part": event.part, "count": count, "sigma": sigma, "epsilon": cost}
 
 

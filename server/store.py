@@ -12,13 +12,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from common.errors import RunError
+from common.running.daemon import holder
 from server.tables import TOOK_PART as TOOK_PART
 from server.tables import Introduction as Introduction
 from server.tables import Past as Past
+from server.tables import Receipt as Receipt
 from server.tables import Reply as Reply
 from server.tables import histograms, jobs, members, metadata, replies, rounds
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+FLOWER = "flower.json"  # beside the store of a coordinator's run: which Flower runs carried it
+METRICS = "metrics.json"  # beside the store once the run has ended
+_CHANGES = {2: ("ALTER TABLE replies ADD COLUMN tag TEXT",)}  # what takes a version to the next
 
 
 class Store:
@@ -38,6 +43,10 @@ class Store:
         )
         with self._open() as db:
             (version,) = db.exec_driver_sql("PRAGMA user_version").one()
+            while version in _CHANGES:
+                for statement in _CHANGES[version]:
+                    db.exec_driver_sql(statement)
+                version += 1
             if version not in (0, SCHEMA_VERSION):
                 raise RunError(
                     f"{str(self.path)!r} has version {version}, this program {SCHEMA_VERSION}",
@@ -169,17 +178,17 @@ class Store:
     def past(self, job: str, *, number: int, phase: str) -> Past:
         """Return what was had from a job's sites so far, for one phase of one round."""
         had = (replies.c.job == job) & replies.c.reserves.is_not(None)
-        best = sa.select(
-            replies.c.site,
-            sa.func.max(replies.c.reserves).label("reserves"),
-            sa.func.max(sa.func.coalesce(replies.c.epsilon, 0.0)).label("epsilon"),
-        ).where(had).group_by(replies.c.site)  # fmt: skip
+        columns = (replies.c.site, replies.c.reserves, replies.c.tag, replies.c.epsilon)
+        receipts: dict[str, Receipt] = {}
+        # A count may come twice, and once without its tag.
+        upwards = (replies.c.reserves, replies.c.tag.nulls_first())
+        for r in self._select(sa.select(*columns).where(had).order_by(*upwards)):
+            highest = receipts.get(r["site"], Receipt()).epsilon
+            epsilon = max(highest, r["epsilon"] or 0.0)
+            receipts[r["site"]] = Receipt(r["reserves"], r["tag"], epsilon)
         this = (replies.c.round == number) & (replies.c.phase == phase)
         answered = self._select(sa.select(replies.c.site).where(had, this))
-        return Past(
-            {r["site"]: (r["reserves"], r["epsilon"]) for r in self._select(best)},
-            frozenset(r["site"] for r in answered),
-        )
+        return Past(receipts, frozenset(r["site"] for r in answered))
 
     def deltas_before(
         self, job: str, number: int, fingerprints: Sequence[str]
@@ -214,6 +223,22 @@ class Store:
                 f"run store {str(self.path)!r} cannot be used: {error.orig}",
                 remedy="give the folder of a run, on a disk that can be written",
             ) from None
+
+
+def program(folder: Path) -> Path:
+    """Return the file that a deployed run's own program holds for as long as it lives."""
+    return folder / "serverapp.pid"
+
+
+def is_interrupted(store: Store, job: str) -> bool:
+    """Return whether a deployed run's program was killed: it runs no more, and did not say so."""
+
+    def seems_to_run() -> bool:
+        row = store.job(job)
+        return row is not None and row["status"] == "running"
+
+    # Asked again, for it may have ended in order in between.
+    return seems_to_run() and holder(program(store.path.parent)) is None and seems_to_run()
 
 
 def _upsert(db: sa.Connection, table: sa.Table, *rows: dict[str, Any]) -> None:

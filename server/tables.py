@@ -54,6 +54,7 @@ replies = sa.Table(
     sa.Column("reserves", sa.Integer),
     sa.Column("norm", sa.Float),  # L2 norm of the released delta: post-processing of it
     sa.Column("fingerprint", sa.Text, nullable=False, default=""),  # SHA-256 of the delta
+    sa.Column("tag", sa.Text),  # the site's own, over `reserves`
 )
 histograms = sa.Table(
     "histograms",
@@ -93,6 +94,7 @@ class Reply:
         status: ok, refused, failed, silent, dropped (it came and does not count) or absent (no
             member of the job then).
         epsilon: The receipt's, where it is finite; the site's own claim, as `reserves` is.
+        tag: The receipt's, by which the site knows `reserves` again; only the site can check it.
         norm: L2 norm of the delta.
         fingerprint: SHA-256 of the delta's values.
     """
@@ -104,6 +106,16 @@ class Reply:
     reserves: int | None = None
     norm: float | None = None
     fingerprint: str = ""
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a site's receipts come to: the highest count with its tag, and the highest epsilon."""
+
+    reserves: int = 0
+    tag: str | None = None
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,9 +123,13 @@ class Past:
     """What was had from the sites of a job before they are asked for a phase of a round.
 
     Attributes:
-        receipts: Site -> the highest count of reserves and the highest epsilon of its receipts.
+        receipts: Site -> what its receipts come to.
         answered: The sites that answered this very request before.
     """
 
-    receipts: Mapping[str, tuple[int, float]]
+    receipts: Mapping[str, Receipt]
     answered: frozenset[str]
+
+    def receipt(self, site: str) -> Receipt:
+        """Return what a site's receipts come to; nothing where there was none."""
+        return self.receipts.get(site, Receipt())

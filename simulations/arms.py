@@ -24,7 +24,7 @@ from common.privacy.engine import PrivateModel
 from common.privacy.noise import SeededSource
 from common.scenario import FEDERATED, Arm
 from common.seeds import derive
-from common.study import LearnerSpec, Study
+from common.study import Study, parse_study
 
 NOTES = {
     "majority": "each hospital's own rate of the outcome, for every patient",
@@ -33,6 +33,8 @@ NOTES = {
     "fedavg": "federated averaging: Reptile with a server step of 1 and weights by declared size",
     "fedprox": "federated averaging with a pull towards the shared weights",
     "reptile": "Reptile over hospitals, by the study's server step and weights",
+    "fomaml": "first-order MAML over hospitals: the gradient of query patients after local steps",
+    "maml": "MAML over hospitals: the same, carried back through the local steps",
 }
 
 
@@ -48,13 +50,18 @@ def plan_of(study: Study, arm: Arm) -> Plan:
     """Return the arm's own compiled study: its learner, private or not.
 
     Raises:
-        StudyError: the target epsilon cannot be met.
+        StudyError: the target epsilon cannot be met, or a rule of the arm's own is none.
     """
     changes: dict[str, object] = {} if arm.follows_privacy else {"privacy": None}
     if arm.kind in FEDERATED:
-        learner = study.learner.model_dump() | {"name": arm.kind, "proximal": arm.proximal or 0.0}
-        changes["learner"] = LearnerSpec.model_validate(learner)
-    return compile_study(study.model_copy(update=changes))
+        changes["learner"] = study.learner.named(arm.kind, proximal=arm.proximal or 0.0)
+    changed = study.model_copy(update=changes)
+    if not arm.rules:
+        return compile_study(changed)
+    values = changed.model_dump(mode="json")
+    for table, rules in arm.rules.items():
+        values[table] = {**(values[table] or {}), **rules}
+    return compile_study(parse_study(values, origin=f"arm {arm.kind!r}, rules"))
 
 
 def evaluate(model: nn.Module, params: Params, part: Part) -> Figures:

@@ -9,7 +9,6 @@ import os
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,49 +16,51 @@ from pathlib import Path
 from rich.console import Console
 
 from common.embedded import find_study
+from common.privacy.accounting import delta_limit
 from common.schema import dump_toml
 from common.study import Study, load_study, parse_study
 from server.store import Store
+from simulations.deployed import COMMAND
 
 HOSPITALS, ROUNDS, REPEATS = 64, 20, 3
 
 
-def speed_study() -> Study:
-    """Return the study of the engine comparison: a small network, 64 hospitals, 20 rounds.
+def speed_study(*, hospitals: int = HOSPITALS, rounds: int = ROUNDS) -> Study:
+    """Return a study for comparing speeds: a small network, by default of the engines' comparison.
 
-    The 569 patients of the default study, eight or nine a hospital: for speed, not for learning.
+    The 569 patients of the default study in equal shares: for speed, not for learning.
     """
     values = load_study(find_study("breast_cancer")).model_dump(mode="json")
-    hospitals = [
+    declared = round(569 / hospitals)
+    sites = [
         {
             "name": f"h{i:02d}",
-            "patients": _share(569, i),
-            "positives": _share(212, i),
-            "declared": 9,
+            "patients": _share(569, i, hospitals),
+            "positives": _share(212, i, hospitals),
+            "declared": declared,
         }
-        for i in range(HOSPITALS)
+        for i in range(hospitals)
     ]
     values["name"] = "speed"
     values["cohort"]["min_declared"] = 5
     values["model"] = {"name": "mlp", "hidden": [32]}
     values["adaptation"]["max_steps"] = 5
-    values["rounds"] |= {"count": ROUNDS, "quorum": HOSPITALS}
-    values["privacy"] |= {"epsilon": 1.0, "delta": 0.01}
+    values["rounds"] |= {"count": rounds, "quorum": hospitals}
+    values["privacy"] |= {"epsilon": 1.0, "delta": min(0.01, delta_limit(declared))}
     values["simulation"] |= {"seeds": 1, "arms": ["reptile"], "split": "stratified"}
-    values["simulation"]["partition"] = {"source": "breast_cancer", "hospitals": hospitals}
+    values["simulation"]["partition"] = {"source": "breast_cancer", "hospitals": sites}
     return parse_study(values, origin="benchmark")
 
 
-def _share(total: int, i: int) -> int:
-    """Return the i-th of HOSPITALS shares of a total that differ by one at most."""
-    return total // HOSPITALS + (total % HOSPITALS > i)
+def _share(total: int, i: int, shares: int) -> int:
+    """Return the i-th of some shares of a total that differ by one at most."""
+    return total // shares + (total % shares > i)
 
 
 def timed(*arguments: str) -> float:
     """Run the command line with these arguments and return how long it took, in seconds."""
-    command = [sys.executable, "-c", "from common.cli import main; main()", *arguments]
     started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([*COMMAND, *arguments], check=True, capture_output=True)
     return time.perf_counter() - started
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -33,6 +32,7 @@ from common.running.processes import (
 )
 from server.house.bundle import Scalar, check_run
 from server.house.superlink import SuperLink, write_connection
+from simulations.deployed import free_port
 from simulations.flower_link import submit
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class FlowerRuntime:
             function="flwr_simulation",
             log=self.log_path,
         )
-        port = _free_port()
+        port = free_port()
         address = f"{_HOST}:{port}"
         self._link = SuperLink(f"http://{address}")
         write_connection(self.home, self._link)
@@ -247,9 +247,3 @@ class FlowerRuntime:
 
 class _AppFailed(EngineError):
     """The app failed, not the runtime."""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])

@@ -37,9 +37,7 @@ from simulations.partitions.types import Hospital
 from simulations.runner import Say, check_quorum, notes_of, scenario_of
 from simulations.world import World, federated_params, world_of
 
-FEDERATED_ARMS = ("fedavg", "reptile")
-SHARED_ARMS = ("pooled", *FEDERATED_ARMS)
-ARMS = ("local_weak", "local_strong", "pooled_recalibrated", *SHARED_ARMS)
+ALONE = ("local_weak", "local_strong", "pooled_recalibrated")
 
 _RECALIBRATION_PRIOR = 0.1  # on the shift of the intercept: one class alone must not send it away
 _LARGEST_SHIFT = 10.0
@@ -111,7 +109,8 @@ def leave_one_out(study: Study, run_dir: Path, *, engine: str, say: Say) -> Leav
         GrandroundsError: as `simulations.runner.compare`; the folder can be resumed.
     """
     scenario = scenario_of(study)
-    plans = {name: plan_of(study, scenario.arm_named(name)) for name in SHARED_ARMS}
+    shared = ("pooled", *reversed(scenario.loho.arms))
+    plans = {name: plan_of(study, scenario.arm_named(name)) for name in shared}
     world = world_of(study, scenario, run_dir, scenario.seed)
     refused = {name: _took_no_part(reason) for name, reason in world.left_out.items()}
     for name, reason in refused.items():
@@ -154,8 +153,8 @@ def _leave_out(name: str, world: World, plans: Mapping[str, Plan], run_job: Engi
     others, cohort = world.without(name), world.cohorts[name]
     everybody = join([cohort.train, cohort.holdout])
     shared = _shared_params(name, others, plans, run_job)
-    model, study = build(plans["reptile"].study), plans["reptile"].study
-    rules = world.scenario.loho
+    rules, study = world.scenario.loho, plans["pooled"].study
+    model = build(study)
     shots = {
         number: _at_shots(number, world.seed, name, everybody, model, shared, study, rules)
         for number in rules.shots
@@ -183,7 +182,7 @@ def _shared_params(
     plan = plans["pooled"]
     initial = initial_params(plan.study, seed=others.seed, folder=others.run_dir)
     params = {"pooled": pooled(plan, initial, others.cohorts, seed=others.seed)}
-    for arm in FEDERATED_ARMS:
+    for arm in [a for a in plans if a != "pooled"]:
         job = f"{arm}-without-{name}"
         params[arm], _ = federated_params(others, job, plans[arm], run_job)
     return params

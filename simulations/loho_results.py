@@ -14,11 +14,9 @@ from common.meta_analysis import random_effects
 from common.metrics import Figures, mean_figures
 from common.report.loho_values import LEAVE_ONE_OUT
 from server.results import privacy_of, what_ran
-from simulations.loho import ARMS, SHARED_ARMS, Judged, LeaveOneOutRun, LeftOut
+from simulations.loho import ALONE, Judged, LeaveOneOutRun, LeftOut
 from simulations.results import NOISE, same_algorithm, split_of
 from simulations.runner import scenario_of
-
-MAIN_ARM = "reptile"
 
 _FEW = 10  # with fewer hospitals the spread between them is barely known
 
@@ -27,12 +25,14 @@ def loho_metrics(
     run: LeaveOneOutRun, run_dir: Path, *, engine: str, seconds: float
 ) -> dict[str, Any]:
     """Return everything `sim loho` says, as plain JSON values; the contract is in the README."""
-    plan, scenario = run.plans[MAIN_ARM], scenario_of(run.study)
+    scenario = scenario_of(run.study)
+    main_arm = scenario.loho.arms[0]
+    plan = run.plans[main_arm]
     held_out = {site.name: _site(site) for site in run.sites}
     shots = sorted({number for site in run.sites for number in site.shots})
     return {
         **what_ran(
-            plan, run_dir, main_arm=MAIN_ARM, split=split_of(run.study), seconds=seconds
+            plan, run_dir, main_arm=main_arm, split=split_of(run.study), seconds=seconds
         ),
         "kind": LEAVE_ONE_OUT,
         "engine": engine,
@@ -40,7 +40,7 @@ def loho_metrics(
         "shots": shots,
         "draws": scenario.loho.draws,
         "privacy": privacy_of(plan, noise=NOISE),
-        "private_arms": [name for name in SHARED_ARMS if run.plans[name].private],
+        "private_arms": [name for name, plan in run.plans.items() if plan.private],
         "held_out": held_out,
         "mean": {str(k): _means(run.sites, k) for k in shots},
         "pooled": {str(k): _pooled(run.sites, k) for k in shots},
@@ -64,11 +64,12 @@ def _site(site: LeftOut) -> dict[str, dict[str, Any]]:
 
 
 def _nested(flat: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    arms = [arm for arm in flat if arm not in ALONE and not arm.endswith("+adapted")]
     return {
         arm: dict(flat[arm]) | (
             {"adapted": flat[f"{arm}+adapted"]} if f"{arm}+adapted" in flat else {}
         )
-        for arm in ARMS
+        for arm in (*ALONE, *arms)
         if arm in flat
     }  # fmt: skip
 
@@ -167,7 +168,9 @@ def _centre(site: LeftOut) -> dict[str, Any]:
 
 
 def _remarks(run: LeaveOneOutRun) -> list[str]:
-    remarks = _few_hospitals(run) + same_algorithm(run.plans["fedavg"], run.plans["reptile"])
+    remarks = _few_hospitals(run) + same_algorithm(
+        run.plans.get("fedavg"), run.plans.get("reptile")
+    )
     never, sometimes = [], []
     for site in run.sites:
         draws = [d for arms in site.shots.values() for found in arms.values() for d in found]
@@ -192,8 +195,9 @@ def _remarks(run: LeaveOneOutRun) -> list[str]:
 def _few_hospitals(run: LeaveOneOutRun) -> list[str]:
     """Say that the spread between so few hospitals is barely known; those that entered count."""
     shots = {number for site in run.sites for number in site.shots}
+    main = scenario_of(run.study).loho.arms[0]
     entered = {
-        sum(_auc_of(site.shots[k][MAIN_ARM]) is not None for site in run.sites if k in site.shots)
+        sum(_auc_of(site.shots[k][main]) is not None for site in run.sites if k in site.shots)
         for k in shots
     } - {0}
     if not entered or min(entered) >= _FEW:

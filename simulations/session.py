@@ -22,7 +22,7 @@ from server.progress import live_progress
 from server.report import METRICS, write_pages
 from server.results import write_model
 from simulations.display import print_comparison, print_leave_one_out
-from simulations.loho import FEDERATED_ARMS, leave_one_out
+from simulations.loho import leave_one_out
 from simulations.loho_results import loho_metrics
 from simulations.results import metrics_of
 from simulations.runner import Say, compare, prepare, scenario_of
@@ -125,7 +125,7 @@ def _leave_one_out(settings: Settings, say: Say, started: float) -> Metrics:
 
 def _rounds_to_leave_out(study: Study) -> int:
     scenario = scenario_of(study)
-    return len(FEDERATED_ARMS) * scenario.count * study.rounds.count
+    return len(scenario.loho.arms) * scenario.count * study.rounds.count
 
 
 COMPARISON = Work("run", _compare, _rounds_to_compare, print_comparison)

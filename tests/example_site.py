@@ -29,17 +29,21 @@ _VALUES: dict[str, Any] = {
     "limit": {"epsilon": 8.0, "delta": 1e-3},
     "spent": {"epsilon": 3.5, "delta": 2e-4},
     "held": {"epsilon": 5.0, "delta": 2e-4},
+    "cohorts": [
+        {"cohort": "main", "together": ["main"], "spent": 3.5, "held": 5.0, "left": 3.0},
+    ],
     "spending": [
-        {"at": "2026-01-10T08:00:00+00:00", "study": "heart", "epsilon": 1.0},
-        {"at": "2026-01-10T09:00:00+00:00", "study": "heart", "epsilon": 2.0},
-        {"at": "2026-02-01T09:00:00+00:00", "study": "chest", "epsilon": 1.0},
-        {"at": "2026-02-03T09:00:00+00:00", "study": "chest", "epsilon": 1.5},
+        {"at": "2026-01-10T08:00:00+00:00", "study": "heart", "epsilon": 1.0, "cohorts": "main"},
+        {"at": "2026-01-10T09:00:00+00:00", "study": "heart", "epsilon": 2.0, "cohorts": "main"},
+        {"at": "2026-02-01T09:00:00+00:00", "study": "chest", "epsilon": 1.0, "cohorts": "main"},
+        {"at": "2026-02-03T09:00:00+00:00", "study": "chest", "epsilon": 1.5, "cohorts": "main"},
     ],
     "studies": [
         {
             "study": "heart",
             "title": "Coronary disease",
             "digest": "ab" * 32,
+            "cohort": "main",
             "approved": "2026-01-09T08:00:00+00:00",
             "is_open": True,
             "epsilon": 2.0,
@@ -53,6 +57,7 @@ _VALUES: dict[str, Any] = {
             "study": "chest",
             "title": "",
             "digest": "cd" * 32,
+            "cohort": "main",
             "approved": "",
             "is_open": False,
             "epsilon": 1.5,

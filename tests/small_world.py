@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,22 @@ def study_file(path: Path, **tables: Any) -> Path:
     """Write the small study, changed as `small_study` does, as the file a coordinator sends."""
     path.write_text(dump_toml(small_study(**tables).rules()))
     return path
+
+
+def add_cohort(folder: Path, name: str, **values: Any) -> Path:
+    """Add a cohort to a site's cohort.toml, its patients beside the folder; return their file."""
+    data = folder.parent / f"{folder.name}-{name}.csv"
+    data.write_text(values.pop("text", None) or csv_text(seed=1))
+    change_cohort(folder, name, **{"path": str(data), "declared": PATIENTS, **values})
+    return data
+
+
+def change_cohort(folder: Path, name: str, **values: Any) -> None:
+    """Change keys of a cohort in cohort.toml; without any the cohort is taken out."""
+    path = folder / "cohort.toml"
+    config = tomllib.loads(path.read_text())
+    own = config if name == "main" else config.setdefault("cohorts", {}).setdefault(name, {})
+    own.update(values)
+    if not values:
+        del config["cohorts"][name]
+    path.write_text(dump_toml(config))

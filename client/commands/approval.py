@@ -1,4 +1,4 @@
-"""The `site` commands about studies: check, review, approve, revoke."""
+"""The `site` commands about studies: review, approve, revoke."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ import typer
 from rich.markup import escape
 from rich.padding import Padding
 
-from client.commands.shared import AsJson, By, Folder, console, figure, show, table
+from client.commands.shared import (
+    AsJson,
+    By,
+    Cohort,
+    Folder,
+    compiled,
+    console,
+    figure,
+    show,
+    table,
+    view_of,
+)
 from common.startup import importing
 
 if TYPE_CHECKING:
-    from client.desk.approval import Opinion
+    from client.desk.opinion import Opinion
     from client.site import Site
     from common.plan import Plan
 
@@ -28,8 +39,7 @@ Runs = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Mount `check`, `review`, `approve` and `revoke` on the `site` group."""
-    app.command(epilog="Example: grandrounds site check sites/cleveland heart.toml")(check)
+    """Mount `review`, `approve` and `revoke` on the `site` group."""
     app.command(epilog="Example: grandrounds site review sites/cleveland heart.toml")(review)
     app.command(
         epilog="Example: grandrounds site approve sites/cleveland heart.toml --by 'Dr A. Jones'"
@@ -37,84 +47,24 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: grandrounds site revoke sites/cleveland heart")(revoke)
 
 
-def check(
+def review(
     folder: Folder,
-    study: Annotated[
-        Path | None,
-        typer.Argument(metavar="[STUDY]", help="A study file; else every approved study."),
-    ] = None,
-    confirm: Annotated[
-        bool,
-        typer.Option("--confirm", help="Take the files as they are now for those approved."),
-    ] = False,
-    by: By = None,
+    study: StudyFile,
+    cohort: Cohort = None,
+    runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read the patients as a study would, and say what is there; changes nothing."""
-    with importing():
-        from client.desk.administration import opened, perform
-        from client.desk.approval import user_name
-        from client.patients.checkup import check_up
-        from client.site import load_site
-        from common.errors import SiteError
-
-    site = load_site(folder)
-    plans = [_compiled(study)] if study else list(site.plans().values())
-    if not plans:
-        raise SiteError(
-            "no study is approved here, so it is not known how the patients are to be read",
-            remedy=f"give a study file: grandrounds site check {folder} study.toml",
-        )
-    if confirm:
-        perform(folder, "confirm", by=by or user_name())
-    with opened(folder) as desk:
-        found = [check_up(site, desk.ledger, plan) for plan in plans]
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        for one in found:
-            _print_check(one)
-    if any(one["problems"] for one in found):
-        raise typer.Exit(1)
-
-
-def _print_check(found: dict[str, Any]) -> None:
-    out = console()
-    out.print(f"\n[bold]{escape(found['study'])}[/]  [bold red]{found['note']}[/]\n")
-    rows = [
-        (part, name, of["patients"], of["records"])
-        for part, values in found["parts"].items()
-        for name, of in values["classes"].items()
-    ]
-    out.print(table("Patients by part and class", ("part", "class", "patients", "records"), rows))
-    out.print(f"{found['patients']} patients in all; {found['declared']} are declared in public")
-    if found["ranges"]:
-        rows = [
-            (r["name"], f"{r['range'][0]:g} to {r['range'][1]:g}", *map(figure, r["found"]))
-            for r in found["ranges"]
-        ]
-        columns = ("input", "study's range", "lowest", "mean", "highest")
-        out.print(table("Numbers, after clamping and filling in", columns, rows))
-    for note in found["notes"]:
-        out.print(f"  {escape(note)}")
-    out.print(f"device {found['device']['device']}")
-    for problem in found["problems"]:
-        out.print(f"[bold red]problem:[/] {escape(problem)}")
-    if not found["problems"]:
-        out.print("[bold green]The patients fit the study.[/]")
-
-
-def review(folder: Folder, study: StudyFile, runs: Runs = None, as_json: AsJson = False) -> None:
     """Say in plain words what a study computes, releases and costs, and what the policy says."""
     with importing():
         from client.desk.administration import opened
-        from client.desk.approval import judge
         from client.desk.changes import changed_rules
+        from client.desk.opinion import judge
         from client.site import load_site
         from common.review import review as in_words
 
-    plan, site = _compiled(study), load_site(folder)
+    plan, site = compiled(study), load_site(folder)
     with opened(folder) as desk:
+        site = view_of(site, desk.ledger, plan, cohort)
         opinion = judge(site, desk.ledger, plan, runs=site.policy.runs if runs is None else runs)
     changes = changed_rules(site, plan)
     if as_json:
@@ -146,6 +96,8 @@ def _opinion_json(site: Site, plan: Plan, opinion: Opinion) -> dict[str, Any]:
     return {
         "allowed": not opinion.objections,
         "approved": site.plan_path(plan.digest) is not None,
+        "cohort": site.cohort_name,
+        "counted_together": list(opinion.cohorts),
         "rules": rules,
         "left_before": left[0],
         "left_after": left[1],
@@ -184,12 +136,23 @@ def _print_review(site: Site, plan: Plan, opinion: Opinion, changes: list[str]) 
         for k in ("epsilon", "delta")
     ]
     out.print(table("Budget", columns, left))
+    out.print(
+        f"Cohort {escape(site.cohort_name)}; studies that add up are those of cohort "
+        f"{escape(', '.join(opinion.cohorts))}."
+    )
+    if site.is_disjoint and opinion.shared is not None:
+        out.print(f"It is marked disjoint and does not stand alone: {escape(opinion.shared)}.")
     if site.policy.noise_seed is not None:
         out.print(f"[bold red]{SEEDED}[/]")
 
 
 def approve(
-    folder: Folder, study: StudyFile, by: By = None, runs: Runs = None, as_json: AsJson = False
+    folder: Folder,
+    study: StudyFile,
+    cohort: Cohort = None,
+    by: By = None,
+    runs: Runs = None,
+    as_json: AsJson = False,
 ) -> None:
     """Approve a study, so that the agent answers for it, and write a record for the board."""
     with importing():
@@ -198,11 +161,11 @@ def approve(
         from common.study import load_study
 
     rules = load_study(study).rules()
-    found = perform(
-        folder, "approve", study=rules, origin=str(study), by=by or user_name(), runs=runs
-    )
+    chosen = {"study": rules, "origin": str(study), "cohort": cohort}
+    found = perform(folder, "approve", **chosen, by=by or user_name(), runs=runs)
     lines = [
         f"Study {found['study']} is approved by {found['by']} for {found['runs']} run(s).",
+        f"  cohort    {found['cohort']}",
         f"  digest    {found['digest']}",
         f"  record    {found['record']}",
         f"  patients  {found['patients']} fit it (for the hospital's eyes only)",
@@ -229,11 +192,3 @@ def revoke(
 
     found = perform(folder, "revoke", study=study, by=by or user_name())
     show(found, f"Study {found['digest'][:16]} is revoked.", as_json=as_json)
-
-
-def _compiled(study: Path) -> Plan:
-    with importing():
-        from common.plan import compile_study
-        from common.study import load_study
-
-    return compile_study(load_study(study))

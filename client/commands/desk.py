@@ -54,6 +54,8 @@ def _print_status(found: dict[str, Any]) -> None:
         out.print(f"[bold red]{escape(found['seeded_noise'])}[/]")
     if found["allow_unprotected"]:
         out.print("[bold red]policy.toml lets studies without privacy run.[/]")
+    if found["policy"]:
+        out.print(f"[bold red]no readable policy, so nothing runs:[/] {escape(found['policy'])}")
     if found["behind"]:
         out.print(f"[bold red]ledger must be reconciled first:[/] {escape(found['behind'])}")
     for digest, why in found["stale"].items():
@@ -64,6 +66,7 @@ def _print_status(found: dict[str, Any]) -> None:
         (
             s["study"],
             s["digest"][:12],
+            s["cohort"],
             f"{s['runs_begun']} of {s['runs_approved']}",
             figure(s["spent"]),
             figure(s["held"]),
@@ -71,11 +74,11 @@ def _print_status(found: dict[str, Any]) -> None:
         )
         for s in found["studies"]
     ]
-    columns = ("study", "digest", "runs", "epsilon spent", "held on paper", "cohort")
+    columns = ("study", "digest", "cohort", "runs", "epsilon spent", "held on paper", "patients")
     out.print(table("Approved studies", columns, rows))
     for name in ("epsilon", "delta"):
         allowed, used = found[name]["allowed"], found[name]["held"]
-        left = "none" if used is None else figure(allowed - used)
+        left = "none" if used is None or allowed is None else figure(allowed - used)
         out.print(f"{name}: {left} left of {figure(allowed)}")
     for name, state in found["health"].items():
         if state == "SERVICE_UNKNOWN":
@@ -107,21 +110,29 @@ def _print_budget(found: dict[str, Any]) -> None:
         (
             line["study"] or "no longer approved",
             line["digest"][:8],
+            line["cohort"],
             line["runs"],
             *(_amount(line[key]) for key in ("train", "holdout", "spent", "reserved")),
             figure(line["delta"]),
         )
         for line in found["studies"]
     ]
-    columns = ("study", "digest", "runs", "training", "evaluating", "spent", "held")
-    title = f"Cohort {found['cohort']}: epsilon of one patient"
+    columns = ("study", "digest", "cohort", "runs", "training", "evaluating", "spent", "held")
+    title = f"{found['site']}: epsilon of one patient by study"
     out.print(table(title, (*columns, "delta"), rows))
+    amounts = ("limit", "spent", "reserved", "left")
     purses = [
-        (name, *(_amount(found[name][key]) for key in ("limit", "spent", "reserved", "left")))
+        (
+            line["cohort"],
+            name,
+            *(_amount(line[name][key]) for key in amounts),
+            ", ".join(line["together"]),
+        )
+        for line in found["cohorts"]
         for name in ("epsilon", "delta")
     ]
-    heads = ("all studies together", "limit", "spent", "held on paper", "left")
-    out.print(table("A patient's life", heads, purses))
+    heads = ("cohort", "", "limit", "spent", "held on paper", "left", "adds up with")
+    out.print(table("A patient's life, by cohort", heads, purses))
     out.print(
         f"[dim]unit {found['unit']}, adjacency {found['adjacency']}, accountant "
         f"{found['accountant']}; studies add up[/]"

@@ -44,15 +44,19 @@ def withdraw(
         ),
     ],
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Also where the cohort does not hold the id now.")
+        bool, typer.Option("--anyway", help="Also where no cohort holds the id now.")
     ] = False,
+    cohort: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The cohort in which record:N is counted."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Withdraw a patient from every later round, and list the runs that may have used them."""
+    """Withdraw a patient from every later round of any cohort, and list the runs before that."""
     with importing():
         from client.desk.administration import perform
 
-    found = perform(folder, "withdraw", patient=patient, anyway=anyway)
+    found = perform(folder, "withdraw", patient=patient, anyway=anyway, cohort=cohort)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

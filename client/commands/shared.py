@@ -1,20 +1,34 @@
-"""What the `site` commands share: their arguments, and how they print."""
+"""What the `site` commands share: their arguments, what these stand for, how they print."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.startup import importing
+
+if TYPE_CHECKING:
+    from client.ledger import Ledger
+    from client.site import Site
+    from common.plan import Plan
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print plain values instead.")]
 By = Annotated[str | None, typer.Option(help="Who decides; by default this user.")]
+Cohort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which cohort of cohort.toml; by default the one approved for the study, else main.",
+    ),
+]
 
 
 def show(values: Any, text: str, *, as_json: bool) -> None:
@@ -49,3 +63,20 @@ def figure(value: float | None, digits: int = 4) -> str:
     ('-', '0.1235')
     """
     return "-" if value is None else f"{value:.{digits}g}"
+
+
+def view_of(site: Site, ledger: Ledger, plan: Plan, cohort: str | None) -> Site:
+    """Return the site with the cohort chosen that was named, or that the study is approved for."""
+    with importing():
+        from client.desk.cohorts import site_of
+
+    return site_of(site, ledger, plan.digest) if cohort is None else site.view(cohort)
+
+
+def compiled(study: Path) -> Plan:
+    """Return the plan that a study file compiles to here."""
+    with importing():
+        from common.plan import compile_study
+        from common.study import load_study
+
+    return compile_study(load_study(study))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from client.commands import approval as approval_commands
+from client.commands import check as check_command
 from client.commands import desk as desk_commands
 from client.commands import patients as patients_commands
 from client.commands import setup as setup_commands
@@ -26,6 +27,7 @@ def _group() -> None:
 
 
 setup_commands.register(app)
+check_command.register(app)
 approval_commands.register(app)
 
 

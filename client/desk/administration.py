@@ -15,14 +15,15 @@ from typing import Any, Protocol
 
 from client.desk import approval
 from client.desk.budget import budget
+from client.desk.cohorts import Groups, cohort_of, is_as_approved, site_of
 from client.desk.reconciliation import reconcile
 from client.ledger import Account, Ledger
 from client.patients.manifest import confirm_cohort, has_changed, images_column
 from client.patients.withdrawal import withdraw
-from client.policy import SEEDED
+from client.policy import NOTHING, SEEDED
 from client.policy.spending import held, total
 from client.rpc import admin
-from client.site import Site, load_site
+from client.site import Site, ledger_of, load_site
 from common.errors import GrandroundsError, SiteError
 from common.privacy.accounting import epsilon
 
@@ -64,7 +65,7 @@ def perform(folder: Path, name: str, **values: Any) -> Values:
     Raises:
         GrandroundsError: what the command raises; a `SiteError` where it comes from the agent.
     """
-    load_site(folder)  # a folder that is none is told apart from an agent that does not run
+    ledger_of(folder)  # a folder that is none is told apart from an agent that does not run
     if admin.is_running(folder):
         return admin.call(folder, name, **values)
     with opened(folder) as desk:
@@ -100,7 +101,7 @@ def opened(folder: Path) -> Iterator[OwnDesk]:
     Raises:
         SiteError: the ledger is not readable.
     """
-    ledger = Ledger(load_site(folder).ledger_path)
+    ledger = Ledger(ledger_of(folder))
     try:
         yield OwnDesk(folder, ledger)
     finally:
@@ -108,9 +109,10 @@ def opened(folder: Path) -> Iterator[OwnDesk]:
 
 
 def _approve(desk: Desk, values: Values) -> Values:
-    """Approve `study` (its rules), by `by`, for `runs` runs."""
+    """Approve `study` (its rules) for `cohort`, by `by`, for `runs` runs."""
     plan = approval.compile_values(values["study"], origin=str(values.get("origin", "study")))
-    site = load_site(desk.folder)
+    chosen = values.get("cohort") or cohort_of(desk.ledger, plan.digest)
+    site = load_site(desk.folder).view(str(chosen))
     return approval.approve(site, desk.ledger, plan, by=values.get("by"), runs=values.get("runs"))
 
 
@@ -139,18 +141,20 @@ def _resume(desk: Desk, values: Values) -> Values:
 
 def _withdraw(desk: Desk, values: Values) -> Values:
     """Withdraw `patient`."""
-    anyway = bool(values.get("anyway"))
-    return withdraw(desk.folder, desk.ledger, patient=str(values["patient"]), anyway=anyway)
+    anyway, cohort = bool(values.get("anyway")), values.get("cohort")
+    patient = str(values["patient"])
+    return withdraw(desk.folder, desk.ledger, patient=patient, anyway=anyway, cohort=cohort)
 
 
 def _confirm(desk: Desk, values: Values) -> Values:
     """Take the patients' files as they are now for those that were approved."""
     site, by = load_site(desk.folder), values.get("by") or approval.user_name()
-    schemas = [plan.study.cohort for plan in site.plans().values()]
-    if not schemas:
+    ledger = desk.ledger
+    read = [(site_of(site, ledger, d), plan.study.cohort) for d, plan in site.plans().items()]
+    if not read:
         raise SiteError("no study is approved here", remedy="confirming is part of site approve")
-    by_files = {images_column(schema, site.source.path): schema for schema in schemas}
-    changed = [confirm_cohort(site, desk.ledger, s, by=by) for s in by_files.values()]
+    by_files = {(v.cohort_name, images_column(s, v.source.path)): (v, s) for v, s in read}
+    changed = [confirm_cohort(view, ledger, s, by=by) for view, s in by_files.values()]
     return {"changed": any(changed)}
 
 
@@ -162,9 +166,13 @@ def _reconcile(desk: Desk, values: Values) -> Values:
 
 def _status(desk: Desk, values: Values) -> Values:
     """Say how the site is: for its own eyes."""
-    site, ledger = load_site(desk.folder), desk.ledger
+    (site, fault), ledger = _without_policy(desk.folder), desk.ledger
     plans, accounts = site.plans(), {a.digest: a for a in ledger.accounts()}
-    spent = total(accounts.values(), plan_of=plans.get)
+    groups = Groups(site, ledger)
+    spent = [
+        total(groups.counted(accounts.values(), cohort=group[0]), plan_of=plans.get)
+        for group in groups.groups()
+    ]
     studies = []
     for digest, plan in plans.items():
         account = accounts.get(digest, Account(digest, plan.delta))
@@ -173,6 +181,7 @@ def _status(desk: Desk, values: Values) -> Values:
             {
                 "study": plan.study.name,
                 "digest": digest,
+                "cohort": cohort_of(ledger, digest),
                 "runs_begun": len(account.runs),
                 "runs_approved": approval.runs_approved(ledger, digest) or site.policy.runs,
                 "spent": finite(epsilon(account.events, delta=account.delta)),
@@ -187,22 +196,40 @@ def _status(desk: Desk, values: Values) -> Values:
         "declared": site.cohort.declared,
         "paused": ledger.paused(),
         "behind": ledger.behind,
+        "policy": fault,
         "hours": site.policy.hours,
         "seeded_noise": SEEDED if site.policy.noise_seed is not None else None,
         "allow_unprotected": site.policy.allow_unprotected,
         "withdrawn": len(ledger.withdrawn()),
-        "epsilon": {"allowed": site.policy.epsilon, "held": finite(spent[0])},
-        "delta": {"allowed": site.policy.delta, "held": spent[1]},
+        "epsilon": {
+            "allowed": None if fault else site.policy.epsilon,
+            "held": finite(max(e for e, _ in spent)),
+        },
+        "delta": {
+            "allowed": None if fault else site.policy.delta,
+            "held": max(d for _, d in spent),
+        },
         "studies": studies,
         "stale": {digest: error.message for digest, error in site.stale().items()},
     }
+
+
+def _without_policy(folder: Path) -> tuple[Site, str | None]:
+    """Return the site and what is wrong with its policy, in place of which nothing is allowed."""
+    try:
+        return load_site(folder), None
+    except GrandroundsError as error:
+        return load_site(folder, policy=NOTHING), error.message
 
 
 def _changed(site: Site, ledger: Ledger, digest: str) -> bool | str:
     plan = site.approved(digest)
     assert plan is not None  # it is one of the site's plans
     try:
-        return has_changed(site, ledger, plan.study.cohort)
+        view = site_of(site, ledger, digest)
+        if not is_as_approved(view, ledger, digest):
+            return "path or disjoint CHANGED: approve again"
+        return has_changed(view, ledger, plan.study.cohort)
     except GrandroundsError as error:
         return error.message
 

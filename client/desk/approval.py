@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from client.desk.changes import changed_rules
+from client.desk.cohorts import Terms, check_one_cohort
+from client.desk.opinion import Opinion, judge
 from client.desk.record import approval_record
-from client.ledger import Account, Ledger
+from client.ledger import Ledger
 from client.patients.manifest import confirm_cohort
 from client.patients.withdrawal import withdrawn_at
-from client.policy.rules import Rule, rules
-from client.policy.spending import total
 from client.site import Site
 from common.cohort.parts import Cohort
 from common.cohort.read import read_cohort
@@ -25,26 +24,6 @@ from common.study import parse_study
 _SHORTEST_DIGEST = 6  # characters that stand for a whole digest
 
 
-@dataclass(frozen=True)
-class Opinion:
-    """What a policy says to a study before it has run.
-
-    Attributes:
-        rules: Every rule, in the order in which the gate asks.
-        spent: (epsilon, delta) that all studies have spent or hold so far.
-        after: The same with this study's whole plan for every run to be approved.
-    """
-
-    rules: tuple[Rule, ...]
-    spent: tuple[float, float]
-    after: tuple[float, float]
-
-    @property
-    def objections(self) -> tuple[Rule, ...]:
-        """The rules that say no."""
-        return tuple(rule for rule in self.rules if rule.reason is not None)
-
-
 def compile_values(values: Mapping[str, Any], *, origin: str) -> Plan:
     """Compile the study that plain values describe: the site fixes the noise itself.
 
@@ -52,38 +31,6 @@ def compile_values(values: Mapping[str, Any], *, origin: str) -> Plan:
         StudyError: it is no study, or its noise cannot be fixed.
     """
     return compile_study(parse_study(dict(values), origin=origin))
-
-
-def judge(site: Site, ledger: Ledger, plan: Plan, *, runs: int) -> Opinion:
-    """Ask every rule of the policy about a study, as the gate would, but for the hours.
-
-    Args:
-        site: Whose policy.
-        ledger: What was spent.
-        plan: The study.
-        runs: How many runs of it are to be covered, those begun included.
-    """
-    accounts = ledger.accounts()
-    plans = {**site.plans(), plan.digest: plan}
-    own = next((a for a in accounts if a.digest == plan.digest), Account(plan.digest, plan.delta))
-    # No run of a coordinator has a number for a name that begins with a blank.
-    fresh = [f" {n}" for n in range(max(runs, 1) - len(own.runs))]
-    padded = replace(own, runs=own.runs.union(fresh))
-    begun = [*(a for a in accounts if a.digest != plan.digest), padded]
-    found = rules(
-        site.policy,
-        plan,
-        declared=site.cohort.declared,
-        run=next(iter(padded.runs)),
-        accounts=begun,
-        phase="approve",
-        plan_of=plans.get,
-    )
-    return Opinion(
-        rules=tuple(found),
-        spent=total(accounts, plan_of=plans.get),
-        after=total(begun, plan_of=plans.get, begun=frozenset({plan.digest})),
-    )
 
 
 def approve(
@@ -95,16 +42,16 @@ def approve(
     which makes the agent answer, is written last: a crash on the way leaves the study unapproved.
 
     Args:
-        site: The site's folder, read.
+        site: The site's folder, read, with the cohort to be used chosen.
         ledger: Gets an entry `approval`, and `cohort` where the patients' files are new.
         plan: The study, compiled.
         by: Who approves; the user of this process where it is left out.
         runs: How many runs in all the approval covers; as many as the policy lets where left out.
 
     Returns:
-        study, digest, runs, by, record (a path), epsilon and delta of one run, left (epsilon and
-        delta after all runs), patients, notes, and `changes`: rules that differ from an approval of
-        a study of that name.
+        study, digest, cohort, runs, by, record (a path), epsilon and delta of one run, left
+        (epsilon and delta after all runs), patients, notes, and `changes`: rules that differ from
+        an approval of a study of that name.
 
     Raises:
         SiteError: the policy objects, or too few patients are there.
@@ -121,11 +68,14 @@ def approve(
     with ledger.transaction():
         confirm_cohort(site, ledger, plan.study.cohort, by=name)
         body = {"digest": plan.digest, "study": plan.study.name, "runs": number, "by": name}
-        ledger.record("approval", body)
+        # Again, since a round may have been answered meanwhile.
+        charged = check_one_cohort(site, ledger, plan)
+        ledger.record("approval", {**body, **Terms.of(site).to_json(), "charged": charged})
     record = approval_record(site, plan, opinion, by=name, runs=number, changes=changes)
     return {
         "study": plan.study.name,
         "digest": plan.digest,
+        "cohort": site.cohort_name,
         "runs": number,
         "by": name,
         "record": str(_file(site, plan, record)),

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from client.ledger import Account, Entry, Ledger
-from client.ledger.book import Book
+from client.desk.burn_down import burn_down
+from client.desk.cohorts import Groups
+from client.ledger import Account, Ledger
 from client.policy import Policy
 from client.policy.spending import held, total, whole_price
 from client.site import Site
 from common.plan import Plan
 from common.privacy.accounting import ACCOUNTANT, ADJACENCY, UNIT, epsilon
 from common.privacy.events import one_adjacency
-
-MOST_POINTS = 48  # of a burn-down; each may ask the accountant for half a second
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Line:
 
     Attributes:
         digest: The study's.
+        cohort: The cohort that it was approved for.
         study: Its name; empty where its plan is no longer approved.
         spent: What one patient has spent at most.
         train: What a training patient has spent.
@@ -37,6 +37,7 @@ class Line:
     """
 
     digest: str
+    cohort: str
     study: str
     spent: float
     train: float
@@ -59,19 +60,40 @@ class Purse:
 
 
 @dataclass(frozen=True)
+class CohortLine:
+    """One cohort.
+
+    Attributes:
+        cohort: Its name.
+        together: The cohorts whose studies add up for its patients, itself among them.
+        shared: Why it does not stand alone, or None.
+        epsilon: Of one of its patients, over all studies that add up.
+        delta: Likewise.
+    """
+
+    cohort: str
+    together: tuple[str, ...]
+    shared: str | None
+    epsilon: Purse
+    delta: Purse
+
+
+@dataclass(frozen=True)
 class Budget:
     """The budget of a site's patients.
 
     Attributes:
-        cohort: The site's cohort: all its studies are about the same patients, so they add up.
-        epsilon: Over all studies together.
+        site: The site's name.
+        epsilon: Of the patients who have spent or hold most, over all studies that add up for them.
         delta: Likewise.
+        cohorts: One line each.
         studies: One line each, those begun first.
     """
 
-    cohort: str
+    site: str
     epsilon: Purse
     delta: Purse
+    cohorts: tuple[CohortLine, ...]
     studies: tuple[Line, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -80,26 +102,13 @@ class Budget:
         return {**_finite(asdict(self)), **promise}
 
 
-class Point(NamedTuple):
-    """What had been spent after an entry.
-
-    Attributes:
-        seq: The entry's number.
-        at: Its time (ISO 8601, UTC).
-        digest: The study that it charged.
-        study: What that study had cost by then, epsilon.
-        total: What all studies had, added up.
-    """
-
-    seq: int
-    at: str
-    digest: str
-    study: float
-    total: float
-
-
 def budget_of(
-    accounts: Iterable[Account], *, policy: Policy, plans: Mapping[str, Plan], cohort: str = ""
+    accounts: Iterable[Account],
+    *,
+    policy: Policy,
+    plans: Mapping[str, Plan],
+    groups: Groups,
+    site: str = "",
 ) -> Budget:
     """Say what was spent, what is held on paper and what is left.
 
@@ -107,24 +116,57 @@ def budget_of(
         accounts: What the ledger says of each study.
         policy: The site's limits.
         plans: Approved plans by digest.
-        cohort: The cohort's name.
+        groups: Which cohorts' studies add up.
+        site: The site's name.
 
     Raises:
         GrandroundsError: the ledger holds events of different adjacency.
     """
     accounts = list(accounts)
     one_adjacency(event for account in accounts for event in account.events)
-    spent, spent_delta = total(accounts, plan_of=lambda digest: None)
-    all_held, held_delta = total(accounts, plan_of=plans.get)
+    cohorts = tuple(
+        _cohort_line(name, groups, accounts, policy=policy, plans=plans) for name in groups.names
+    )
     waiting = [
         Account(d, p.delta) for d, p in plans.items() if d not in {a.digest for a in accounts}
     ]
     return Budget(
-        cohort=cohort,
+        site=site,
+        epsilon=_most([line.epsilon for line in cohorts]),
+        delta=_most([line.delta for line in cohorts]),
+        cohorts=cohorts,
+        studies=tuple(
+            _line(account, plans.get(account.digest), cohort=groups.cohort(account.digest))
+            for account in accounts + waiting
+        ),
+    )
+
+
+def _cohort_line(
+    name: str,
+    groups: Groups,
+    accounts: list[Account],
+    *,
+    policy: Policy,
+    plans: Mapping[str, Plan],
+) -> CohortLine:
+    counted = groups.counted(accounts, cohort=name)
+    spent, spent_delta = total(counted, plan_of=lambda digest: None)
+    all_held, held_delta = total(counted, plan_of=plans.get)
+    return CohortLine(
+        cohort=name,
+        together=groups.group(name),
+        shared=groups.shared_because(name),
         epsilon=_purse(policy.epsilon, spent=spent, held=all_held),
         delta=_purse(policy.delta, spent=spent_delta, held=held_delta),
-        studies=tuple(_line(account, plans.get(account.digest)) for account in accounts + waiting),
     )
+
+
+def _most(purses: list[Purse]) -> Purse:
+    """Return the most that any patient has spent, and the most that is held for any."""
+    spent = max(purse.spent for purse in purses)
+    held = max(purse.spent + purse.reserved for purse in purses)
+    return _purse(purses[0].limit, spent=spent, held=held)
 
 
 def budget(site: Site, ledger: Ledger) -> dict[str, Any]:
@@ -137,48 +179,19 @@ def budget(site: Site, ledger: Ledger) -> dict[str, Any]:
     Returns:
         `Budget.to_json` with `burn_down`: a list of `Point` as dicts.
     """
+    groups = Groups(site, ledger)
     found = budget_of(
-        ledger.accounts(), policy=site.policy, plans=site.plans(), cohort=site.cohort.name
+        ledger.accounts(),
+        policy=site.policy,
+        plans=site.plans(),
+        groups=groups,
+        site=site.cohort.name,
     )
-    points = burn_down(ledger.entries())
+    points = burn_down(ledger.entries(), groups)
     return {**found.to_json(), "burn_down": [_finite(point._asdict()) for point in points]}
 
 
-def burn_down(entries: Iterable[Entry], *, most: int = MOST_POINTS) -> list[Point]:
-    """Return what had been spent over time.
-
-    Args:
-        entries: All entries of a ledger, in order.
-        most: How many points about; the first and the last charge of each study are among them.
-    """
-    entries = list(entries)
-    charges = [(e, digest) for e in entries for digest in _charged(e)]
-    last = {digest: entry.seq for entry, digest in charges}
-    first = {digest: entry.seq for entry, digest in reversed(charges)}
-    step = max(1, -(-len(charges) // most))
-    wanted = {entry.seq for entry, _ in charges[::step]} | {*first.values(), *last.values()}
-    book, points = Book(), []
-    for entry in entries:
-        book.add(entry)
-        if entry.seq in wanted:
-            spent = {a.digest: epsilon(a.events, delta=a.delta) for a in book.accounts()}
-            points += [
-                Point(entry.seq, entry.at, digest, spent[digest], math.fsum(spent.values()))
-                for digest in _charged(entry)
-            ]
-    return points
-
-
-def _charged(entry: Entry) -> list[str]:
-    """Return the studies that an entry charges."""
-    if entry.kind == "reserve":
-        return [entry.body["digest"]] if entry.body["events"] else []
-    if entry.kind == "reconciliation":
-        return [charge["digest"] for charge in entry.body["charges"] if charge["events"]]
-    return []
-
-
-def _line(account: Account, plan: Plan | None) -> Line:
+def _line(account: Account, plan: Plan | None, *, cohort: str) -> Line:
     delta = account.delta
     parts = {
         part: epsilon((e for e in account.events if e.part == part), delta=delta)
@@ -188,6 +201,7 @@ def _line(account: Account, plan: Plan | None) -> Line:
     all_held = epsilon(held(account, plan), delta=delta) if account.events else 0.0
     return Line(
         digest=account.digest,
+        cohort=cohort,
         study="" if plan is None else plan.study.name,
         spent=spent,
         **parts,

@@ -56,8 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _as_written(plan: Plan) -> dict[str, Any]:
-    noise = {"sigma": plan.sigma, "evaluation_sigma": plan.evaluation_sigma}
-    return tomllib.loads(dump_toml({**plan.study.rules(), "compiled": noise}))
+    return tomllib.loads(dump_toml({**plan.study.rules(), "compiled": plan.noise}))
 
 
 def _flat(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str]]:

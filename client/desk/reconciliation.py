@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from client.desk.approval import runs_approved
-from client.ledger import Ledger
+from client.ledger import Charge, Ledger
 from client.policy.spending import whole_price
 from client.site import Site
 from common.errors import GrandroundsError
@@ -38,7 +38,9 @@ def reconcile(site: Site, ledger: Ledger, *, by: str, why: str = "") -> dict[str
         charges, charged = [], []
         for plan in _candidates(site, ledger).values():
             runs = runs_approved(ledger, plan.digest) or site.policy.runs
-            charges.append((plan.digest, plan.delta, whole_price(plan, runs=runs)))
+            releases = runs * (plan.study.rounds.count + 1)  # every round, and the evaluation
+            price = whole_price(plan, runs=runs)
+            charges.append(Charge(plan.digest, plan.delta, price, releases))
             charged.append({"study": plan.study.name, "digest": plan.digest, "runs": runs})
         ledger.reconcile(charges, why or "site reconcile", by=by)
     return {"behind": behind, "charged": charged}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
+from client.desk.opinion import Opinion
 from client.site import Site
 from common.plan import Plan
 from common.review import review
-
-if TYPE_CHECKING:
-    from client.desk.approval import Opinion
 
 
 def approval_record(
@@ -20,7 +17,7 @@ def approval_record(
     """Return the record, Markdown; it holds declared figures only, no count of patients.
 
     Args:
-        site: Who approves: the hospital.
+        site: Who approves: the hospital, with the cohort that the study will use chosen.
         plan: What is approved.
         opinion: What its policy says.
         by: Who approves: the person.
@@ -38,6 +35,7 @@ def approval_record(
         f"- Study: {study.name}",
         f"- Digest (SHA-256 of all its rules): `{plan.digest}`",
         f"- Runs covered: {runs}",
+        f"- Cohort: {site.cohort_name}",
         f"- Declared size of the cohort: {site.cohort.declared} patients (rounded, public)",
         f"- Program: grandrounds {version('grandrounds')}",
         "",
@@ -62,10 +60,13 @@ def _budget(site: Site, opinion: Opinion) -> list[str]:
     (e0, d0), (e1, d1) = opinion.spent, opinion.after
     policy = site.policy
     lines = [
+        f"counted together: the studies of cohort {', '.join(opinion.cohorts)}",
         f"allowed: epsilon {policy.epsilon:g}, delta {policy.delta:g}",
         f"spent or held before: epsilon {e0:.4g}, delta {d0:.3g}",
         f"with all runs of this study: epsilon {e1:.4g}, delta {d1:.3g}",
     ]
+    if opinion.shared is None:
+        lines.append("the hospital vouches that no patient of the cohort is in another of its own")
     if policy.noise_seed is not None:
         lines.append("SEEDED NOISE: nothing released is private; for development only")
     return lines

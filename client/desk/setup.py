@@ -21,7 +21,7 @@ from common.errors import SiteError, StudyError
 from common.files import write_atomic
 from common.models import pick_device
 from common.privacy.accounting import delta_limit
-from common.schema import dump_toml, explain
+from common.schema import explain
 
 _FOLDERS = ("keys", "approved", "approvals", "models", "kit", "run", "admin")
 _KIT_FILES = ("README.txt", "ca.crt", "nginx.txt", "site.toml")
@@ -83,8 +83,7 @@ def make_site(folder: Path, beginning: Beginning) -> str:
         (folder / name).mkdir(mode=0o700)
     print_of_key = _make_keys(folder / "keys")
     write_atomic(folder / "policy.toml", policy_text(policy), mode=0o600)
-    text = _COHORT_HEAD + dump_toml(cohort.model_dump(mode="json"))
-    write_atomic(folder / "cohort.toml", text, mode=0o600)
+    write_atomic(folder / "cohort.toml", _COHORT_HEAD + cohort.to_toml(), mode=0o600)
     before = os.umask(0o077)
     try:
         Ledger(load_site(folder).ledger_path).close()

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from client.desk import received
-from client.desk.budget import Budget, Purse, budget_of, burn_down
+from client.desk.budget import Budget, CohortLine, Purse, budget_of
+from client.desk.burn_down import burn_down
+from client.desk.cohorts import Groups
 from client.ledger import Account, Ledger
 from client.patients.judging import Bench
 from client.patients.uses import known_plans
@@ -21,7 +23,7 @@ from common.files import write_atomic
 from common.plan import Plan
 from common.privacy.accounting import epsilon
 from common.report.site_page import site_html
-from common.report.site_values import ModelRow, SiteValues, Spent, StudyRow
+from common.report.site_values import CohortRow, ModelRow, SiteValues, Spent, StudyRow
 
 REPORT = "report.html"
 _POINTS = 24  # of the picture; each may ask the accountant for half a second
@@ -49,7 +51,8 @@ def site_values(folder: Path, ledger: Ledger, *, now: datetime | None = None) ->
     plans = _plans(site, ledger)
     verdict = ledger.verify()
     accounts = ledger.accounts()
-    purses = budget_of(accounts, policy=site.policy, plans=site.plans())
+    groups = Groups(site, ledger)
+    purses = budget_of(accounts, policy=site.policy, plans=site.plans(), groups=groups)
     return {
         "site": site.cohort.name,
         "folder": str(folder),
@@ -67,9 +70,21 @@ def site_values(folder: Path, ledger: Ledger, *, now: datetime | None = None) ->
         "limit": {"epsilon": purses.epsilon.limit, "delta": purses.delta.limit},
         "spent": _of(purses, lambda purse: purse.spent),
         "held": _of(purses, lambda purse: purse.spent + purse.reserved),
-        "spending": _spending(ledger, _labels(plans, [a.digest for a in accounts])),
-        "studies": _studies(site, ledger, plans),
+        "cohorts": [_cohort(line) for line in purses.cohorts],
+        "spending": _spending(ledger, _labels(plans, [a.digest for a in accounts]), groups),
+        "studies": _studies(site, ledger, plans, groups),
         "models": [_model(site, ledger, run) for run in received.runs(folder)],
+    }
+
+
+def _cohort(line: CohortLine) -> CohortRow:
+    held = line.epsilon.spent + line.epsilon.reserved
+    return {
+        "cohort": line.cohort,
+        "together": list(line.together),
+        "spent": _bounded(line.epsilon.spent),
+        "held": _bounded(held),
+        "left": _bounded(line.epsilon.left),
     }
 
 
@@ -99,15 +114,22 @@ def _labels(plans: dict[str, Plan | None], digests: Iterable[str]) -> dict[str, 
     return {d: n if count[n] < 2 and plans[d] else f"{n} {d[:6]}" for d, n in names.items()}
 
 
-def _spending(ledger: Ledger, labels: dict[str, str]) -> list[Spent]:
-    points = burn_down(ledger.entries(), most=_POINTS)
+def _spending(ledger: Ledger, labels: dict[str, str], groups: Groups) -> list[Spent]:
     return [
-        {"at": point.at, "study": labels[point.digest], "epsilon": _bounded(point.study)}
-        for point in points
+        {
+            "at": point.at,
+            "study": labels[point.digest],
+            "epsilon": _bounded(point.study),
+            "cohorts": ", ".join(group),
+        }
+        for point in burn_down(ledger.entries(), groups, most=_POINTS)
+        for group in groups.paying(point.digest)
     ]
 
 
-def _studies(site: Site, ledger: Ledger, plans: dict[str, Plan | None]) -> list[StudyRow]:
+def _studies(
+    site: Site, ledger: Ledger, plans: dict[str, Plan | None], groups: Groups
+) -> list[StudyRow]:
     accounts = {account.digest: account for account in ledger.accounts()}
     approvals = {e.body.get("digest"): e.at for e in ledger.entries("approval")}
     refusals = _refusals(ledger)
@@ -116,6 +138,7 @@ def _studies(site: Site, ledger: Ledger, plans: dict[str, Plan | None]) -> list[
     for digest, plan in plans.items():
         account = accounts.get(digest, Account(digest, 0.0))
         row = _empty_row(digest) if plan is None else _row(plan, runs=len(account.runs))
+        row["cohort"] = groups.cohort(digest)
         row["approved"] = approvals.get(digest, "")
         row["is_open"] = site.plan_path(digest) is not None
         row["epsilon"] = _bounded(epsilon(account.events, delta=account.delta))
@@ -143,6 +166,7 @@ def _empty_row(digest: str) -> StudyRow:
         "study": "",
         "title": "",
         "digest": digest,
+        "cohort": "",
         "approved": "",
         "is_open": False,
         "epsilon": 0.0,

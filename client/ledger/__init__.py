@@ -17,5 +17,6 @@ from client.ledger.book import Key as Key
 from client.ledger.chain import Entry as Entry
 from client.ledger.chain import Head as Head
 from client.ledger.recovery import Behind as Behind
+from client.ledger.recovery import Charge as Charge
 from client.ledger.store import Ledger as Ledger
 from client.ledger.verify import Verdict as Verdict

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from client.ledger.book import Book
 from common.errors import SiteError
 from common.privacy.events import Event, to_json
 
-Charge = tuple[str, float, Iterable[Event]]
-"""(digest, delta, events) of a study that may have gone on without an entry."""
+
+class Charge(NamedTuple):
+    """What a study may have released without an entry.
+
+    Attributes:
+        digest: The study.
+        delta: Its delta.
+        events: What the releases cost.
+        reserves: How many releases that may have been: a receipt of any of them is then no news.
+    """
+
+    digest: str
+    delta: float
+    events: Iterable[Event]
+    reserves: int = 1
 
 
 class Behind(SiteError):
@@ -48,7 +61,7 @@ def charges(book: Book, charge: Iterable[Charge], *, behind: str | None) -> list
             f"the ledger cannot be reconciled: {behind}",
             remedy="restore the newest backup, or move the ledger away; then reconcile",
         )
-    made = [_charged(book, *one) for one in charge]
+    made = [_charged(book, one) for one in charge]
     missing = sorted(set(book.seen) - {one["digest"] for one in made if one["events"]})
     if missing:
         raise SiteError(
@@ -58,7 +71,13 @@ def charges(book: Book, charge: Iterable[Charge], *, behind: str | None) -> list
     return made
 
 
-def _charged(book: Book, digest: str, delta: float, events: Iterable[Event]) -> dict[str, Any]:
-    price = [to_json(event) for event in events]
-    unseen = max(book.seen.get(digest, 0) - book.reserves(digest), 1)
-    return {"digest": digest, "delta": delta, "events": price, "reserves": unseen if price else 0}
+def _charged(book: Book, charge: Charge) -> dict[str, Any]:
+    price = [to_json(event) for event in charge.events]
+    unseen = book.seen.get(charge.digest, 0) - book.reserves(charge.digest)
+    reserves = max(unseen, charge.reserves) if price else 0
+    return {
+        "digest": charge.digest,
+        "delta": charge.delta,
+        "events": price,
+        "reserves": reserves,
+    }

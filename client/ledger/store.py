@@ -12,6 +12,7 @@ from typing import Any
 from client.ledger.book import Account, Book, Key
 from client.ledger.chain import Entry, Head
 from client.ledger.journal import Journal
+from client.ledger.receipt import tag_of
 from client.ledger.recovery import Charge, behind_error, charges, sighting
 from client.ledger.replies import keep, kept, sha256
 from client.ledger.throttle import Throttle
@@ -204,8 +205,15 @@ class Ledger:
             broken = None if book.broken is None else book.broken.what
             return broken or self._journal.lost or book.behind
 
+    def tag(self, *, site: str, digest: str, reserves: int) -> str | None:
+        """Return the tag of a receipt; None without a secret, which a simulated site has not."""
+        head_file = self._journal.head_file
+        if head_file is None or head_file.secret is None:
+            return None
+        return tag_of(head_file.secret, site=site, digest=digest, reserves=reserves)
+
     def check_seen(self, digest: str, seen: int) -> None:
-        """Hear how many reserves of a study the coordinator has seen here.
+        """Hear how many reserves of a study the coordinator has seen here, by a receipt's tag.
 
         More than the ledger holds means that the ledger was restored from an old backup or begun
         anew: it is behind from then on, also after a restart.
@@ -220,8 +228,8 @@ class Ledger:
         """Charge what may have been released without an entry, so that releases may go on.
 
         Args:
-            charge: (digest, delta, events) of each study that may have gone on, best its whole
-                plan: what was lost is not known, and the price must not be too small.
+            charge: Each study that may have gone on, best with its whole plan: what was lost is
+                not known, and the price must not be too small.
             why: What happened, in the administrator's words.
             by: Who reconciles.
 

@@ -26,7 +26,7 @@ def check_up(site: Site, ledger: Ledger, plan: Plan) -> dict[str, Any]:
     """Read the cohort as a study would, and change nothing.
 
     Args:
-        site: The site's folder, read.
+        site: The site's folder, read, with the cohort in question chosen.
         ledger: Says who has withdrawn, and which files were approved.
         plan: The study.
 
@@ -46,6 +46,7 @@ def check_up(site: Site, ledger: Ledger, plan: Plan) -> dict[str, Any]:
         "note": EYES,
         "study": plan.study.name,
         "digest": plan.digest,
+        "cohort": site.cohort_name,
         "approved": site.plan_path(plan.digest) is not None,
         "patients": patients,
         "declared": site.cohort.declared,

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from torch import nn
 
+from client.desk.cohorts import site_of
 from client.desk.received import Received
 from client.ledger import Ledger
 from client.patients.withdrawal import withdrawn_at
@@ -45,14 +46,15 @@ class Bench:
 
     @cached_property
     def cohort(self) -> Cohort:
-        """The hospital's patients without those withdrawn.
+        """The patients of the cohort that the study was approved for, without those withdrawn.
 
         Raises:
             DataError: they cannot be read.
+            SiteError: cohort.toml no longer has that cohort.
         """
-        without = withdrawn_at(self.site.folder, self.ledger)
-        schema = self.received.plan.study.cohort
-        return read_cohort(self.site.source, schema, without=without)
+        without, plan = withdrawn_at(self.site.folder, self.ledger), self.received.plan
+        source = site_of(self.site, self.ledger, plan.digest).source
+        return read_cohort(source, plan.study.cohort, without=without)
 
     @cached_property
     def adapted(self) -> Params:

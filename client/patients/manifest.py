@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.ledger import Ledger
 from client.patients.withdrawal import SECRET, read_secret
-from client.site import Site
+from client.site import MAIN, Site
 from common.cohort.schema import CohortSchema
 from common.cohort.table import read_table
 from common.errors import DataError
@@ -66,9 +66,12 @@ def _digest_of(file: Path) -> bytes:
 
 
 def confirmed_digest(site: Site, ledger: Ledger, schema: CohortSchema) -> str | None:
-    """Return the digest that was last approved or confirmed for such a study; None for none."""
+    """Return the digest last approved or confirmed for such a study of the cohort, if any was."""
     column = images_column(schema, site.source.path)
-    known = [e.body for e in ledger.entries("cohort") if e.body.get("images", "") == column]
+    own = {"images": column, "cohort": site.cohort_name}
+    default = {"images": "", "cohort": MAIN}
+    bodies = ({**default, **e.body} for e in ledger.entries("cohort"))
+    known = [body for body in bodies if own.items() <= body.items()]
     return str(known[-1]["digest"]) if known else None
 
 
@@ -88,5 +91,6 @@ def confirm_cohort(site: Site, ledger: Ledger, schema: CohortSchema, *, by: str)
     if now is None or now == before:
         return False
     column = images_column(schema, site.source.path)
-    ledger.record("cohort", {"digest": now, "images": column, "by": by})
+    body = {"digest": now, "images": column, "cohort": site.cohort_name, "by": by}
+    ledger.record("cohort", body)
     return before is not None

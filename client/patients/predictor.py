@@ -19,7 +19,7 @@ from client.ledger import Ledger
 from client.patients.judging import Bench
 from client.site import load_site
 from common.cohort.inputs import Inputs, read_inputs
-from common.errors import DataError
+from common.errors import DataError, SiteError
 from common.models import load_params, predict
 from common.report.site_values import Judged
 from common.report.values import show
@@ -141,7 +141,7 @@ def _judged(bench: Bench, form: Form) -> Judged | str:
     """Return the model's figures on the hospital's own holdout, or why there are none."""
     try:
         return bench.judge(bench.adapted if form == "adapted" else bench.received.params)
-    except DataError as error:  # for the model as received the hospital's own data may be absent
+    except (DataError, SiteError) as error:  # as received it needs none of the hospital's own data
         if form == "adapted":
             raise
         return error.message

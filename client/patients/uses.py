@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from client.ledger import Entry
+from client.desk.cohorts import cohort_of
+from client.ledger import Entry, Ledger
 from client.site import Site
 from common.cohort.inputs import read_patients
 from common.cohort.split import position
-from common.errors import DataError, GrandroundsError
+from common.errors import DataError, GrandroundsError, SiteError
 from common.plan import Plan, read_plan
 
 PARTS = ("train", "holdout")
@@ -56,6 +56,7 @@ class Named:
     Attributes:
         patient: As it was named.
         plans: Every plan that the site knows, by digest.
+        cohorts: The cohort that each was approved for.
         ids: The patient's id in each study's cohort: none where it does not hold the patient,
             and no key where the cohort could not be read.
         notes: What could not be read.
@@ -63,6 +64,7 @@ class Named:
 
     patient: str
     plans: dict[str, Plan]
+    cohorts: dict[str, str]
     ids: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
 
@@ -94,23 +96,38 @@ def known_plans(site: Site) -> dict[str, Plan]:
     return plans
 
 
-def look_up(site: Site, patient: str) -> Named:
-    """Look a patient up in the cohort's file as each study reads it."""
+def look_up(site: Site, ledger: Ledger, patient: str, *, cohort: str | None = None) -> Named:
+    """Look a patient up in the file of each study's cohort, as that study reads it.
+
+    Args:
+        site: The site's folder, read.
+        ledger: Says which cohort each study was approved for.
+        patient: An id, or a record's number.
+        cohort: In which cohort a record of that number is the patient's; in every one by default.
+    """
     plans = known_plans(site)
-    ids, notes = {}, []
-    for digest, plan in plans.items():
-        found = _try_patients(site.source.path, plan)
-        if isinstance(found, DataError):
-            notes.append(f"Study {plan.study.name}: {found.message}. All its runs are listed.")
-        else:
-            ids[digest] = _own_ids(found, patient, is_named=plan.study.cohort.patient is not None)
-    return Named(patient, plans, ids, tuple(notes))
+    cohorts = {digest: cohort_of(ledger, digest) for digest in plans}
+    found = {digest: _try_patients(site, cohorts[digest], plan) for digest, plan in plans.items()}
+    read = {digest: names for digest, names in found.items() if isinstance(names, list)}
+    own = {
+        digest: _own_ids(names, patient, is_named=plans[digest].study.cohort.patient is not None)
+        for digest, names in read.items()
+        if cohort in (None, cohorts[digest])
+    }
+    known = {one for ids in own.values() for one in ids}
+    ids = {digest: tuple(sorted(known.intersection(names))) for digest, names in read.items()}
+    notes = [
+        f"Study {plans[digest].study.name}: {error.message}. All its runs are listed."
+        for digest, error in found.items()
+        if not isinstance(error, list)
+    ]
+    return Named(patient, plans, cohorts, ids, tuple(notes))
 
 
-def _try_patients(path: Path, plan: Plan) -> list[str] | DataError:
+def _try_patients(site: Site, cohort: str, plan: Plan) -> list[str] | GrandroundsError:
     try:
-        return read_patients(path, plan.study.cohort)
-    except DataError as error:
+        return read_patients(site.view(cohort).source.path, plan.study.cohort)
+    except (DataError, SiteError) as error:
         return error
 
 

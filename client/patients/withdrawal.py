@@ -23,8 +23,7 @@ RELEASED = (
     "patient too."
 )
 NOT_HELD = (
-    "The cohort does not hold this id now; the runs listed may have used the patient if it did "
-    "then."
+    "The site does not hold this id now; the runs listed may have used the patient if it did then."
 )
 
 
@@ -67,25 +66,30 @@ def withdrawn_at(folder: Path, ledger: Ledger) -> Callable[[str], bool] | None:
     return lambda patient: mark_of(secret, patient) in marks
 
 
-def withdraw(folder: Path, ledger: Ledger, *, patient: str, anyway: bool = False) -> dict[str, Any]:
-    """Withdraw a patient and list the runs that may have used them.
+def withdraw(
+    folder: Path, ledger: Ledger, *, patient: str, anyway: bool = False, cohort: str | None = None
+) -> dict[str, Any]:
+    """Withdraw a patient from every cohort of the site and list the runs that may have used them.
 
     Args:
         folder: The site's folder.
         ledger: Gets one entry of kind `withdrawal` for each new id.
         patient: The id as the cohort's file has it, or `record:N` for the N-th record (from 1) of
             a cohort whose study names no patient's column.
-        anyway: Withdraw an id that the cohort does not hold now.
+        anyway: Withdraw an id that no cohort holds now.
+        cohort: The cohort that `record:N` is counted in; needed where studies read several so.
 
     Returns:
         `already` (whether the patient was withdrawn before), `at`, `runs` (see
         `client.patients.uses.Use`) and `notes`; never the id.
 
     Raises:
-        SiteError: no approved study's cohort holds the patient, or the secret is missing.
+        SiteError: no approved study's cohort holds the patient, it is open which cohort's record
+            is meant, or the secret is missing.
     """
     site, secret = load_site(folder), read_secret(folder)
-    named = look_up(site, patient)
+    named = look_up(site, ledger, patient, cohort=cohort)
+    _check_cohort(site, named, cohort)
     marks = {mark_of(secret, one) for one in named.found or [patient]}
     with ledger.transaction():
         new = marks - ledger.withdrawn()
@@ -100,12 +104,40 @@ def withdraw(folder: Path, ledger: Ledger, *, patient: str, anyway: bool = False
     return {"already": not new, "at": last.at, "runs": runs, "notes": notes}
 
 
+def _check_cohort(site: Site, named: Named, cohort: str | None) -> None:
+    """Hold --cohort to what it is for: the same number is another record in another cohort."""
+    numbered = {
+        named.cohorts[digest]
+        for digest, plan in named.plans.items()
+        if plan.study.cohort.patient is None and names_a_record(named.patient)
+    }
+    if cohort is None and len(numbered) > 1:
+        raise SiteError(
+            f"PATIENT_ID is {named.patient!r}, which is another record in each of cohorts "
+            f"{', '.join(sorted(numbered))}",
+            remedy="say which with --cohort",
+        )
+    if cohort is not None:
+        site.view(cohort)
+        if not names_a_record(named.patient):
+            raise SiteError(
+                f"--cohort is {cohort!r}, and an id is withdrawn from every cohort that has it",
+                remedy="leave --cohort out; it is for record:N",
+            )
+
+
 def _unknown(site: Site, named: Named) -> SiteError:
     """Say why no patient was found, and how to name one."""
     unnamed = [p.study.name for p in named.plans.values() if p.study.cohort.patient is None]
     remedy = "check the id; to withdraw one that has left the cohort's file, add --anyway"
     if not named.plans:
         told = "and no study is approved here that would tell which column holds the ids"
+    elif names_a_record(named.patient):
+        told = "and no approved study whose records are patients has a record of that number"
+        remedy = (
+            "count the records from 1, without the line of column names; where a study names a "
+            "patient's column, give the id in it"
+        )
     elif unnamed:
         told = (
             f"and study {unnamed[0]!r} names no patient's column: each of its records is a patient "
@@ -116,5 +148,7 @@ def _unknown(site: Site, named: Named) -> SiteError:
             "as it is afterwards, since an edited record has another hash, or delete it"
         )
     else:
-        told = f"which no patient has in {str(site.source.path)!r}"
+        files = {view.cohort_name: str(view.source.path) for view in site.views()}
+        read = [files[name] for name in sorted(set(named.cohorts.values()) & set(files))]
+        told = f"which no patient has in {', '.join(map(repr, read))}"
     return SiteError(f"PATIENT_ID is {named.patient!r}, {told}", remedy=remedy)

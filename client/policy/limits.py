@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from client.ledger import Account
 from client.policy.hours import parse_hours
-from client.policy.reasons import Reason
-from client.policy.rules import rules
-from client.policy.spending import PlanOf
-from common.plan import Plan
 from common.schema import Count, Positive, Table
+from common.study import LearnerName, ModelName
 
 SEEDED = (
     "SEEDED NOISE: policy.toml sets noise_seed. Whoever knows the seed can take the noise off: "
     "nothing released here is private. For development with invented patients only."
 )
-
-
-class Judge(Protocol):
-    """What the gate asks before anything is reserved; `Policy` and `Ruling` are such."""
-
-    @property
-    def runs(self) -> int:
-        """How many runs of one study the site lets begin."""
-        ...
-
-    def objection(
-        self, plan: Plan, *, declared: int, run: str, accounts: Iterable[Account]
-    ) -> Reason | None:
-        """Return why the site would not go on with this run, or None."""
-        ...
 
 
 class Policy(Table):
@@ -70,8 +48,8 @@ class Policy(Table):
     min_sigma: Annotated[float, Field(ge=0)] = 0.0
     max_steps: Count | None = None
     min_cohort: Count = 1
-    learners: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
+    learners: tuple[LearnerName, ...] = ()
+    models: tuple[ModelName, ...] = ()
     releases: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
     hours: str | None = None
     device: str | None = None
@@ -93,65 +71,6 @@ class Policy(Table):
             return self
         return self.model_copy(update={"runs": runs})
 
-    def objection(
-        self,
-        plan: Plan,
-        *,
-        declared: int,
-        run: str,
-        accounts: Iterable[Account],
-        phase: str = "train",
-        now: datetime | None = None,
-        plan_of: PlanOf = lambda digest: None,
-    ) -> Reason | None:
-        """Return why the site would not go on with this run, or None.
 
-        Args:
-            plan: The study asked for.
-            declared: The site's declared size.
-            run: The run asked for.
-            accounts: What the ledger would hold, for each study, with the release asked for.
-            phase: What is asked for, or 'approve' for the study as a whole.
-            now: Local time; None where the hours do not matter.
-            plan_of: Approved plans of the other studies, whose whole price is kept for them.
-        """
-        found = rules(
-            self,
-            plan,
-            declared=declared,
-            run=run,
-            accounts=accounts,
-            phase=phase,
-            now=now,
-            plan_of=plan_of,
-        )
-        return next((rule.reason for rule in found if rule.reason is not None), None)
-
-
-@dataclass(frozen=True)
-class Ruling:
-    """A policy with the circumstances of one request: what the agent hands to the gate."""
-
-    policy: Policy
-    phase: str
-    plan_of: PlanOf
-    now: datetime | None = None
-
-    @property
-    def runs(self) -> int:
-        """How many runs of the study asked for the site lets begin."""
-        return self.policy.runs
-
-    def objection(
-        self, plan: Plan, *, declared: int, run: str, accounts: Iterable[Account]
-    ) -> Reason | None:
-        """Return why the site would not go on with this run, or None; see `Policy.objection`."""
-        return self.policy.objection(
-            plan,
-            declared=declared,
-            run=run,
-            accounts=accounts,
-            phase=self.phase,
-            now=self.now,
-            plan_of=self.plan_of,
-        )
+NOTHING = Policy(epsilon=1e-9, delta=0.0, releases=())
+"""What stands in for a policy that cannot be read."""

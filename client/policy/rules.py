@@ -6,17 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from client.ledger import Account
 from client.policy.hours import within_hours
+from client.policy.limits import Policy
 from client.policy.reasons import Reason
 from client.policy.spending import PlanOf, held, total
 from common.plan import Plan
-from common.privacy.accounting import delta_limit, epsilon
-
-if TYPE_CHECKING:
-    from client.policy.limits import Policy
+from common.privacy.accounting import ADJACENCIES, delta_limit, epsilon
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,18 @@ def rules(
     now: datetime | None = None,
     plan_of: PlanOf = lambda digest: None,
 ) -> Iterator[Rule]:
-    """Yield every rule with what it says; see `Policy.objection` for the arguments."""
+    """Yield every rule with what it says.
+
+    Args:
+        policy: What the hospital allows.
+        plan: The study asked for.
+        declared: The site's declared size.
+        run: The run asked for.
+        accounts: What the ledger would hold, for each study, with the release asked for.
+        phase: What is asked for, or 'approve' for the study as a whole.
+        now: Local time; None where the hours do not matter.
+        plan_of: Approved plans of the other studies, whose whole price is kept for them.
+    """
     if now is not None and policy.hours is not None:
         yield _rule(
             within_hours(policy.hours, now),
@@ -109,7 +117,7 @@ def _noise(policy: Policy, plan: Plan) -> Iterator[Rule]:
         "ask for a study with a privacy table",
     )
     if plan.private:
-        smallest = min(plan.sigma, plan.evaluation_sigma)
+        smallest = min(plan.sigmas)
         yield _rule(
             smallest >= policy.min_sigma,
             Reason.SIGMA_TOO_SMALL,
@@ -189,6 +197,17 @@ def _budget(
     found = [begun, *(a for a in accounts if a.digest != plan.digest)]
     if policy.allow_unprotected:  # infinity is allowed; what is finite still adds up
         found = [a for a in found if _is_finite(a, with_own(a.digest))]
+    kinds = {event.adjacency for a in found for event in held(a, with_own(a.digest))}
+    yield _rule(
+        kinds <= {plan.adjacency},
+        Reason.OTHER_ADJACENCY,
+        (
+            "adjacency",
+            ADJACENCIES[next(iter(kinds - {plan.adjacency}), plan.adjacency)],
+            ADJACENCIES[plan.adjacency],
+        ),
+        "keep studies of another adjacency in a site folder of their own",
+    )
     spent, delta = total(found, plan_of=with_own, begun=frozenset({plan.digest}))
     yield _rule(
         spent <= policy.epsilon,

@@ -1,11 +1,11 @@
 """What studies cost a site's patients: spent, held on paper, and added up.
 
-Within one study all events are alike and only their number is adaptive: a coordinator may stop
-early or ask again. The largest number that fits is a composition fixed beforehand, and stopping
-before it is post-processing, so one PLD prices the study. Across studies the parameters of a later
-one may depend on what an earlier one released, and rounds of two studies may alternate, so their
-(epsilon, delta) add up (Rogers et al. 2016; Vadhan and Zhang 2023 for rounds that alternate). PLD
-is never composed over studies.
+Within one study every round makes the same events and only their number is adaptive: a coordinator
+may stop early or ask again. The largest number that fits is a composition fixed beforehand, and
+stopping before it is post-processing, so one PLD prices the study. Across studies the parameters
+of a later one may depend on what an earlier one released, and rounds of two studies may alternate,
+so their (epsilon, delta) add up (Rogers et al. 2016; Vadhan and Zhang 2023 for rounds that
+alternate). PLD is never composed over studies.
 
 An approved study that has begun holds its whole plan, for each run begun, on paper: another study
 cannot eat what it still needs. Revoking it frees what was not spent.
@@ -28,7 +28,7 @@ PlanOf = Callable[[str], Plan | None]
 
 def whole_price(plan: Plan, *, runs: int) -> tuple[Event, ...]:
     """Return what `runs` whole runs of a plan cost: every round, and the evaluation."""
-    one = [plan.training_price(rounds=plan.study.rounds.count), plan.evaluation_price()]
+    one = [*plan.training_prices(rounds=plan.study.rounds.count), plan.evaluation_price()]
     return merge(one * runs)
 
 

@@ -9,10 +9,12 @@ import tomllib
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
+from client.desk.cohorts import counted
 from client.ledger import Ledger
+from client.policy import Policy
 from client.policy.spending import total
 from client.rpc.health import Check
-from client.site import load_policy, load_site
+from client.site import load_site
 from common.models import pick_device
 
 LEAST_MEMORY = 256 * 2**20
@@ -29,9 +31,8 @@ def checks_of(folder: Path, ledger: Ledger) -> dict[str, Check]:
         folder: The site's folder.
         ledger: Its ledger, as the agent has it open.
     """
-    data = load_site(folder).source.path
     return {
-        "data": Unchanged(data),
+        "data": Unchanged(*(view.source.path for view in load_site(folder).views())),
         "device": lambda: _device(folder),
         "budget": Budget(folder, ledger),
         "superlink": lambda: _superlink(folder),
@@ -39,14 +40,14 @@ def checks_of(folder: Path, ledger: Ledger) -> dict[str, Check]:
 
 
 class Unchanged:
-    """Whether a file, or everything in a folder, is readable and as it was at the first look.
+    """Whether files, or everything in folders, are readable and as they were at the first look.
 
     Args:
-        path: The patients' file or folder.
+        paths: The patients' files or folders, of each cohort.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
         self._first = self._look()
 
     def __call__(self) -> bool:
@@ -57,7 +58,7 @@ class Unchanged:
     def _look(self) -> int | None:
         """A number for the sizes and times of all files; None where one cannot be read."""
         try:
-            return hash(tuple(_files(self._path)))
+            return hash(tuple(found for path in self._paths for found in _files(path)))
         except OSError:
             return None
 
@@ -80,7 +81,7 @@ def _stamp(stat: os.stat_result) -> Hashable:
 
 
 class Budget:
-    """Whether the site has not paused and still has something to spend.
+    """Whether the site has not paused and patients of some cohort still have something to spend.
 
     Args:
         folder: The site's folder.
@@ -95,20 +96,25 @@ class Budget:
 
     def __call__(self) -> bool:
         """Read ledger and policy again, if they have changed."""
-        policy = self._folder / "policy.toml"
-        stamp = self._ledger.head, _stamp(policy.stat())
+        files = (self._folder / name for name in ("policy.toml", "cohort.toml"))
+        stamp = self._ledger.head, *(_stamp(file.stat()) for file in files)
         if stamp != self._seen:
             self._answer, self._seen = self._read(), stamp
         return self._answer
 
     def _read(self) -> bool:
-        policy = load_policy(self._folder)
+        site = load_site(self._folder)
         if self._ledger.paused() or self._ledger.behind is not None:
             return False
-        epsilon, delta = total(self._ledger.accounts(), plan_of=lambda digest: None)
-        if math.isinf(epsilon):
-            return policy.allow_unprotected
-        return epsilon < policy.epsilon and delta <= policy.delta
+        found = (counted(view, self._ledger, self._ledger.accounts()) for view in site.views())
+        spent = [total(accounts, plan_of=lambda digest: None) for accounts in found]
+        return any(_has_room(site.policy, *one) for one in spent)
+
+
+def _has_room(policy: Policy, epsilon: float, delta: float) -> bool:
+    if math.isinf(epsilon):
+        return policy.allow_unprotected
+    return epsilon < policy.epsilon and delta <= policy.delta
 
 
 def _device(folder: Path) -> bool:

@@ -76,7 +76,7 @@ def serve(folder: Path, *, options: Options | None = None, style: Format = "text
             from client.rpc.checks import checks_of
             from client.site import load_site
         site = load_site(folder)
-        close_to_others(folder, site.source.path)
+        close_to_others(folder, *(view.source.path for view in site.views()))
         agent = Agent(folder)
         set_up(style, site=site.cohort.name)
         allowed = min(options.max_message, int(site.policy.max_message_mb * 10**6))
@@ -131,17 +131,18 @@ def _only_agent(folder: Path) -> Iterator[None]:
         raise already_runs(folder) from None
 
 
-def close_to_others(folder: Path, data: Path) -> None:
+def close_to_others(folder: Path, *data: Path) -> None:
     """Take from other users what an editor, a copy or a backup may have given them.
 
     Args:
         folder: The site's folder.
-        data: The patients' file or folder, which is closed too where it lies in the site's.
+        data: The patients' files or folders, which are closed too where they lie in the site's.
     """
     closed = {folder / name: 0o600 for name in _PRIVATE_FILES}
     closed |= {folder / name: 0o700 for name in _PRIVATE_FOLDERS}
-    if data.resolve().is_relative_to(folder.resolve()):
-        closed[data] = 0o700 if data.is_dir() else 0o600
+    for path in data:
+        if path.resolve().is_relative_to(folder.resolve()):
+            closed[path] = 0o700 if path.is_dir() else 0o600
     closed[folder] = 0o711  # the relay passes through it
     for path, mode in closed.items():
         if path.exists() and path.stat().st_mode & 0o777 & ~mode:

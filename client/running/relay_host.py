@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from common.running.processes import keep_short
+
 _OURS = ("client", "common", "server")
 _LONGEST = 2**16
 
@@ -36,7 +38,7 @@ def serve(door: Path, log: Path, run: Callable[[], None]) -> None:
 
     Args:
         door: The Unix socket; whoever may open it may run the relay.
-        log: Takes what the relays print.
+        log: Takes what the relays print; see `keep_short`.
         run: What a relay does, with `sys.argv` set.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a relay
@@ -50,6 +52,7 @@ def serve(door: Path, log: Path, run: Callable[[], None]) -> None:
                 arguments = _read(visitor)
                 if arguments is None:
                     continue
+                keep_short(log)
                 if os.fork() == 0:
                     listener.close()
                     visitor.close()

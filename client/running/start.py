@@ -156,7 +156,7 @@ def _check_port(port: int) -> None:
             )
 
 
-def _cohort(folder: Path) -> tuple[str, Path]:
+def _cohort(folder: Path) -> tuple[str, list[Path]]:
     """The site's name and where its patients are; the whole of the folder is the agent's to read.
 
     What keeps the processes up must not itself hold the libraries that the agent computes with.
@@ -168,7 +168,10 @@ def _cohort(folder: Path) -> tuple[str, Path]:
             f"{str(folder / 'cohort.toml')!r} has no name or no path",
             remedy="mend it; grandrounds site check says what it must hold",
         )
-    return name, folder / path
+    others = values.get("cohorts", {})
+    tables = others.values() if isinstance(others, dict) else ()
+    more = [table["path"] for table in tables if isinstance(table, dict) and "path" in table]
+    return name, [folder / str(one) for one in (path, *more)]
 
 
 def name_of(folder: Path) -> str:
@@ -207,7 +210,7 @@ def _children(
         kit,
         user=options.relay_user,
         node=_node(folder, options),
-        private=[_cohort(folder)[1], *(folder / name for name in _PRIVATE)],
+        private=[*_cohort(folder)[1], *(folder / name for name in _PRIVATE)],
     )
     port = _free_port()
     return [

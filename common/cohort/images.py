@@ -169,7 +169,7 @@ def read_archive(path: Path, pick: Callable[[Any], Arrays]) -> Arrays:
     except FileNotFoundError:
         raise DataError(
             f"cohort file {str(path)!r} does not exist",
-            remedy="check the path, --data and GRANDROUNDS_DATA",
+            remedy="check the path: a site's is in its cohort.toml, a simulation's below --data",
         ) from None
     except _UNREADABLE as error:
         reason = "it holds pickled objects" if "allow_pickle" in str(error) else error

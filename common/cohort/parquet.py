@@ -38,7 +38,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise DataError(
             f"cohort file {str(path)!r} does not exist",
-            remedy="check the path, --data and GRANDROUNDS_DATA",
+            remedy="check the path: a site's is in its cohort.toml, a simulation's below --data",
         ) from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(

@@ -18,12 +18,16 @@ class Part:
         y: Class of each record, (records,), int64.
         patient: Index of each record's patient, (records,), int64, from 0 to `patients` - 1.
         patients: How many patients there are. Private: it never leaves the site.
+        draws: Two uniforms of each patient, (patients, 2), float64, from a keyed hash of the id
+            (`common.cohort.split.task_draws`): what parts patients again, for good. None where
+            nothing is to be parted.
     """
 
     x: Tensor
     y: Tensor
     patient: Tensor
     patients: int
+    draws: Tensor | None = None
 
     @cached_property
     def most_records(self) -> int:
@@ -44,7 +48,12 @@ class Part:
     def select(self, records: Tensor) -> Part:
         """Return the given records, (n,) indices, with their patients numbered anew."""
         kept, index = torch.unique(self.patient[records], return_inverse=True)
-        return Part(self.x[records], self.y[records], index, int(kept.numel()))
+        draws = None if self.draws is None else self.draws[kept]
+        return Part(self.x[records], self.y[records], index, int(kept.numel()), draws)
+
+    def of_patients(self, chosen: Tensor) -> Part:
+        """Return the records of the chosen patients, (patients,) bool."""
+        return self.select(torch.nonzero(chosen[self.patient]).reshape(-1))
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,11 @@ class Cohort:
 def join(parts: list[Part]) -> Part:
     """Return the patients of several parts as one: only a simulation can do this."""
     offsets = [sum(p.patients for p in parts[:i]) for i in range(len(parts))]
+    draws = [p.draws for p in parts if p.draws is not None]
     return Part(
         torch.cat([p.x for p in parts]),
         torch.cat([p.y for p in parts]),
         torch.cat([p.patient + o for p, o in zip(parts, offsets, strict=True)]),
         sum(p.patients for p in parts),
+        torch.cat(draws) if len(draws) == len(parts) else None,
     )

@@ -17,7 +17,7 @@ from common.cohort.labels import encode_labels
 from common.cohort.parts import Cohort, Part
 from common.cohort.records import Records
 from common.cohort.schema import CohortSchema
-from common.cohort.split import SplitKind, keyed_split, stratified_split
+from common.cohort.split import SplitKind, keyed_split, stratified_split, task_draws
 from common.cohort.table import read_table_records
 from common.errors import DataError
 
@@ -70,7 +70,8 @@ def read_cohort(
         source, schema, list(names), units(index, copies, patients=len(names)), index, y
     )
     keep = trains[index]
-    parts = [_part(records.x, y, index, mask) for mask in (keep, ~keep)]
+    draws = task_draws(list(names), key=source.split_key)
+    parts = [_part(records.x, y, index, mask, draws) for mask in (keep, ~keep)]
     for part, what in zip(parts, ("train", "holdout"), strict=True):
         if part.patients == 0:
             raise DataError(
@@ -157,7 +158,11 @@ def _trains(
 
 
 def _part(
-    x: NDArray[np.float32], y: NDArray[np.int64], index: NDArray[np.intp], keep: NDArray[np.bool_]
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    index: NDArray[np.intp],
+    keep: NDArray[np.bool_],
+    draws: NDArray[np.float64],
 ) -> Part:
     kept, patient = np.unique(index[keep], return_inverse=True)
     return Part(
@@ -165,4 +170,5 @@ def _part(
         torch.from_numpy(y[keep]),
         torch.from_numpy(patient.astype(np.int64)),
         len(kept),
+        torch.from_numpy(draws[kept]),
     )

@@ -57,7 +57,22 @@ def position(key: bytes, patient: str) -> float:
     True
     """
     digest = hmac.new(key, patient.encode(), hashlib.sha256).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53
+    return _uniform(digest[:8])
+
+
+def _uniform(word: bytes) -> float:
+    return (int.from_bytes(word, "big") >> 11) * 2.0**-53
+
+
+def task_draws(patients: Sequence[str], *, key: bytes) -> NDArray[np.float64]:
+    """Return two keyed uniforms of each patient, (patients, 2), for parting those who train.
+
+    Like a patient's part, they depend on the patient's own id and the site's key alone, and are
+    independent of it: another patient more or less leaves them as they were.
+    """
+    own = hmac.new(key, b"task draws", hashlib.sha256).digest()  # no id under `key` can meet it
+    digests = (hmac.new(own, p.encode(), hashlib.sha256).digest() for p in patients)
+    return np.array([[_uniform(d[:8]), _uniform(d[8:16])] for d in digests]).reshape(-1, 2)
 
 
 def keyed_split(patients: Sequence[str], *, key: bytes, train_fraction: float) -> NDArray[np.bool_]:

@@ -91,7 +91,7 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     except FileNotFoundError:
         raise DataError(
             f"cohort file {str(path)!r} does not exist",
-            remedy="check the path, --data and GRANDROUNDS_DATA",
+            remedy="check the path: a site's is in its cohort.toml, a simulation's below --data",
         ) from None
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(

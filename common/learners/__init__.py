@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from common.learners.fedavg import fedavg
 from common.learners.fedprox import fedprox
+from common.learners.fomaml import fomaml
+from common.learners.maml import maml
 from common.learners.reptile import reptile
 from common.learners.types import Learner
 from common.plan import Plan
@@ -14,6 +16,8 @@ LEARNERS: dict[str, Callable[[Plan], Learner]] = {
     "reptile": reptile,
     "fedavg": fedavg,
     "fedprox": fedprox,
+    "fomaml": fomaml,
+    "maml": maml,
 }
 
 

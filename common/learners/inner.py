@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.cohort.parts import Part
 from common.learners.types import Adapt, Patients
 from common.params import Params, add, scale, subtract
 from common.plan import Plan
@@ -23,32 +24,66 @@ def private_steps(plan: Plan, *, proximal: float = 0.0) -> Adapt:
         Each step is one Poisson-subsampled Gaussian mechanism with noise multiplier sigma (see
         `common.privacy.engine`); alpha, C, D, K and mu are public constants and theta was released
         before, so the delta is post-processing of K adaptively composed mechanisms, whatever other
-        sites put into theta. Priced as `Plan.training_price`. Without a privacy table sigma is 0,
+        sites put into theta. Priced as `Plan.training_prices`. Without a privacy table sigma is 0,
         C is infinite and the price is infinite.
 
     Args:
         plan: Gives K, alpha, q, k, C, sigma and D.
         proximal: mu, the pull towards theta (Li et al. 2020, FedProx); 0 for none.
     """
-    learner, clip = plan.study.learner, plan.clip
-    max_records = plan.study.cohort.max_records
-    noise_scale = plan.sigma * clip if plan.private else 0.0
+    learner = plan.study.learner
 
     def adapt(model: PrivateModel, theta: Params, patients: Patients, source: Source) -> Params:
         step = learner.learning_rate / plan.denominator(patients.declared)
         phi = theta
         for _ in range(learner.local_steps):
-            batch = sample_patients(
-                patients.train, source, rate=learner.sampling_rate, max_records=max_records
-            )
-            total = model.clipped_sum(phi, batch, clip=clip)
-            total = with_noise(total, source, scale=noise_scale)
-            moved = add(phi, total, scale=-step)
+            batch = draw(plan, patients.train, source)
+            moved = add(phi, noisy_sum(plan, model, phi, batch, source), scale=-step)
             if proximal > 0:
                 pull = scale(subtract(phi, theta), learner.learning_rate * proximal)
                 moved = subtract(moved, pull)
             phi = moved
-            del total, moved  # a large model's next step would be taken beside them
+            del moved  # a large model's next step would be taken beside it
         return subtract(phi, theta)
 
     return adapt
+
+
+def draw(plan: Plan, part: Part, source: Source) -> Part:
+    """Return the secret Poisson sample of one step, with at most k records of each patient."""
+    return sample_patients(
+        part,
+        source,
+        rate=plan.study.learner.sampling_rate,
+        max_records=plan.study.cohort.max_records,
+    )
+
+
+def noisy_sum(
+    plan: Plan,
+    model: PrivateModel,
+    params: Params,
+    batch: Part,
+    source: Source,
+    *,
+    sigma: float | None = None,
+) -> Params:
+    """Return the sum of the batch's clipped gradients plus N(0, (sigma C)^2).
+
+    Args:
+        plan: Gives C, and sigma of an inner step.
+        model: Takes the gradients.
+        params: Where to take them.
+        batch: As `draw` gave it.
+        source: Of the noise.
+        sigma: Another noise multiplier than an inner step's.
+    """
+    total = model.clipped_sum(params, batch, clip=plan.clip)
+    return with_noise(
+        total, source, scale=noise_scale(plan, plan.sigma if sigma is None else sigma)
+    )
+
+
+def noise_scale(plan: Plan, sigma: float, *, clip: float | None = None) -> float:
+    """Return the standard deviation sigma C, or 0 where nothing is promised: C is infinite."""
+    return sigma * (plan.clip if clip is None else clip) if plan.private else 0.0

@@ -5,16 +5,26 @@ Guarantees
     bound: dp-accounting discretises the privacy loss pessimistically. (Koskela et al. 2020;
     Doroshenko et al. 2022, "Connect the dots".)
 
+    Events of adjacency 'replace' sum over units that keep their place: neighbours differ in what is
+    in one unit (an episode), for which one patient more, one less, or other records of a patient
+    are cases. A sum of units clipped to C then moves by at most 2 C, so a Gaussian of noise
+    multiplier sigma on all of them is one of sensitivity 1 and multiplier sigma / 2. A sampled one
+    is refused: no tight price of it is proven for vectors. Events of the two adjacencies are never
+    added up.
+
     Events on the training part and on the holdout part touch different patients: the split is a
     keyed hash of the patient's own id, so one patient more or less changes one part only and leaves
     the other as it was. The parts therefore compose in parallel, and a patient's epsilon is the
-    larger of the two (McSherry 2009, theorem 4). Events on the same part compose.
+    larger of the two (McSherry 2009, theorem 4). Events on the same part compose. Training
+    patients may be parted again, by the same kind of hash, into those of the support and those of
+    the query: a patient pays for the events on all training patients and for those on the own side.
 
     ==========================  ==========================================
     events                      epsilon
     ==========================  ==========================================
     none                        0
     any `Unprotected`           infinity
+    a sampled 'replace' event   refused
     delta = 0                   infinity (a Gaussian has no pure epsilon)
     ==========================  ==========================================
 """
@@ -22,7 +32,7 @@ Guarantees
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,11 +48,21 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from common.errors import GrandroundsError, StudyError
-from common.privacy.events import Event, PoissonGaussian, Unprotected, merge
+from common.privacy.events import Adjacency, Event, Part, PoissonGaussian, Unprotected, merge
 
 ACCOUNTANT = "PLD (dp-accounting)"
-ADJACENCY = "add/remove one patient"
+ADJACENCIES: dict[Adjacency, str] = {
+    "add_remove": "add/remove one patient",
+    "replace": "replace one episode, whatever patients are in it",
+}
+ADJACENCY = ADJACENCIES["add_remove"]
 UNIT = "patient"
+
+_WHO_PAYS: tuple[frozenset[Part], ...] = (  # every kind of patient, by the parts that hold them
+    frozenset({"train", "support"}),
+    frozenset({"train", "query"}),
+    frozenset({"holdout"}),
+)
 
 _GRID = 1e-4  # of privacy losses: the accountant's own
 _SIGMA_STEP = 1e-3  # sigma is rounded up to a multiple, so that a digest survives float noise
@@ -62,8 +82,8 @@ def epsilon(events: Iterable[Event], *, delta: float) -> float:
         event is unprotected.
 
     Raises:
-        GrandroundsError: an event is of another adjacency than add/remove, for which parts would
-            not compose in parallel, or events are of different adjacency.
+        GrandroundsError: events are of different adjacency, or one of adjacency 'replace' is
+            sampled.
 
     >>> from common.privacy.events import gaussian
     >>> round(epsilon([gaussian(sigma=1.0, sampling_rate=.05, count=500, part="train")],
@@ -73,15 +93,19 @@ def epsilon(events: Iterable[Event], *, delta: float) -> float:
     if not 0 <= delta < 1:
         raise ValueError(f"delta is {delta}; use a number in [0, 1)")
     merged = merge(events)
-    if any(event.adjacency != "add_remove" for event in merged):
-        raise GrandroundsError(
-            f"a privacy event of adjacency {merged[0].adjacency!r} cannot be priced here",
-            remedy=f"use events of the adjacency '{ADJACENCY}'",
-        )
-    parts = {event.part for event in merged}
-    return max(
-        (_part_epsilon(tuple(e for e in merged if e.part == p), delta) for p in parts), default=0.0
-    )
+    _check_priced(merged)
+    paid = {tuple(e for e in merged if e.part in parts) for parts in _WHO_PAYS}
+    return max((_part_epsilon(own, delta) for own in paid if own), default=0.0)
+
+
+def _check_priced(events: Iterable[Event]) -> None:
+    for event in events:
+        is_sampled = isinstance(event, PoissonGaussian) and event.sampling_rate < 1
+        if event.adjacency == "replace" and is_sampled:
+            raise GrandroundsError(
+                f"privacy event {event} is sampled and of adjacency 'replace', which has no price",
+                remedy="take every unit in every step: sampling rate 1",
+            )
 
 
 @lru_cache(maxsize=4096)
@@ -101,7 +125,8 @@ def _losses(event: PoissonGaussian) -> PrivacyLossDistribution:
     The accountant would work a sampled step out anew for every count, which takes most of its time.
     """
     if event.sampling_rate == 1:  # n Gaussians of sigma are one of sigma / sqrt(n)
-        return _gaussian(event.sigma / math.sqrt(event.count))
+        moves = 2 if event.adjacency == "replace" else 1  # a unit exchanged moves the sum by 2 C
+        return _gaussian(event.sigma / moves / math.sqrt(event.count))
     return _sampled_step(event.sigma, event.sampling_rate).self_compose(event.count)
 
 
@@ -136,7 +161,7 @@ def _gaussian(sigma: float) -> PrivacyLossDistribution:
 
 
 def calibrate_sigma(
-    *, target_epsilon: float, delta: float, price: Callable[[float], PoissonGaussian]
+    *, target_epsilon: float, delta: float, price: Callable[[float], Sequence[Event]]
 ) -> float:
     """Return the smallest sigma of at least 0.1, in steps of 0.001, that meets the target.
 
@@ -145,14 +170,14 @@ def calibrate_sigma(
     Args:
         target_epsilon: The epsilon to meet, above 0.
         delta: As in `epsilon`, above 0.
-        price: Maps a sigma to the event it would make.
+        price: Maps a sigma to the events it would make, which cost less the larger it is.
 
     Raises:
         StudyError: no sigma up to 10,000 meets the target.
     """
 
     def cost(steps: int) -> float:
-        return epsilon([price(steps * _SIGMA_STEP)], delta=delta)
+        return epsilon(price(steps * _SIGMA_STEP), delta=delta)
 
     start = _start(price(1.0), target_epsilon, delta)
     low, high = _bracket(cost, start=start, target=target_epsilon)
@@ -191,17 +216,21 @@ def _between(low: int, high: int, at_low: float, at_high: float, target: float) 
     return min(max(guess, low + 1), high - 1)
 
 
-def _start(unit: PoissonGaussian, target: float, delta: float) -> int:
+def _start(units: Sequence[Event], target: float, delta: float) -> int:
     """Guess sigma in steps from the central-limit formula of Gaussian DP (Bu et al. 2020).
 
     The formula understates epsilon where few steps are sampled, so it never prices anything here.
     """
 
-    def excess(log_sigma: float) -> float:
-        inverse_square = math.exp(-2 * log_sigma)
+    def square(unit: Event, inverse_square: float) -> float:
+        assert isinstance(unit, PoissonGaussian)
+        inverse_square *= (4 if unit.adjacency == "replace" else 1) / unit.sigma**2
         if unit.sampling_rate < 1:
             inverse_square = unit.sampling_rate**2 * math.expm1(min(inverse_square, 700.0))
-        mu = math.sqrt(unit.count * inverse_square)
+        return unit.count * inverse_square
+
+    def excess(log_sigma: float) -> float:
+        mu = math.sqrt(sum(square(unit, math.exp(-2 * log_sigma)) for unit in units))
         above = norm.cdf(mu / 2 - target / mu)
         return float(above - math.exp(min(target, 700.0)) * norm.cdf(-mu / 2 - target / mu) - delta)
 

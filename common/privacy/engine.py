@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import opacus.accountants
@@ -37,10 +38,11 @@ import torch.nn.functional as F
 from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from common.cohort.parts import Part
 from common.errors import StudyError
-from common.params import Params, unflatten
+from common.params import Params, flatten, unflatten
 from common.privacy import one_by_one, perceptron
 from common.privacy.clipping import clip_rows
 from common.privacy.events import Event, PoissonGaussian
@@ -109,19 +111,78 @@ class PrivateModel:
         like = {name: params[name] for name in self._names}
         return unflatten(total.cpu(), like)
 
+    def clipped_products(
+        self, params: Params, batch: Part, *, direction: Params, clip: float
+    ) -> Params:
+        """Return the sum over patients of their clipped Hessian-vector products.
+
+        A patient's product is the mean over his records of H v, with H the Hessian of the record's
+        cross-entropy and v the direction. It is bounded as a gradient is: non-finite records are 0,
+        and no patient's product is longer than `clip`, which must not depend on patients but
+        through what was released.
+
+        Args:
+            params: Where to take the Hessian.
+            batch: The sampled patients with at most k records each; may be empty.
+            direction: v, shaped as `params`.
+            clip: The bound of a patient's product in Euclidean norm; infinity for none.
+
+        Returns:
+            The sum, as `clipped_sum` returns it.
+        """
+        like = {name: params[name] for name in self._names}
+        at, v = (
+            {k: p[k].detach().to(self._parameters[0]) for k in like} for p in (params, direction)
+        )
+
+        def product(x: Tensor, y: Tensor) -> Tensor:
+            def slope(point: Params) -> Tensor:
+                gradient = grad(self._loss)(point, x[None], y[None])
+                return torch.stack([(gradient[k] * v[k]).sum() for k in v]).sum()
+
+            return flatten(grad(slope)(at))
+
+        total = torch.zeros(self._size, dtype=flatten(at).dtype, device=self.device)
+        with self._without_hooks():
+            # Twice backward holds about four times what one gradient does.
+            for chunk in _chunks(batch, max(1, _CHUNK_VALUES // 4 // self._size)):
+                rows = vmap(product)(chunk.x.to(self.device), chunk.y.to(self.device))
+                total += clip_rows(_patient_means(rows.detach(), chunk), clip=clip).sum(dim=0)
+        return unflatten(total.cpu(), like)
+
+    def mean_loss(self, params: Params, part: Part) -> Tensor:
+        """Return the mean over patients of their records' mean cross-entropy, differentiable.
+
+        It is a value computed from patients, without any bound of its own.
+        """
+        with self._without_hooks():
+            logits = functional_call(self._model, params, (part.x.to(self.device),))
+            losses = F.cross_entropy(logits, part.y.to(self.device), reduction="none")
+            return (losses * part.weights.to(losses)).sum() / part.patients
+
+    def _loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(self._model, params, (x,)), y, reduction="sum")
+
+    @contextmanager
+    def _without_hooks(self) -> Iterator[None]:
+        """Let the plain model be called: torch.func cannot pass Opacus's hooks, even at rest."""
+        hooked = "_module" in self.__dict__
+        if hooked:
+            self._module.remove_hooks()
+        try:
+            yield
+        finally:
+            if hooked:
+                self._module.add_hooks(loss_reduction="sum")
+
     def _patient_gradients(self, batch: Part) -> Tensor:
         """Return each patient's mean gradient, (patients, parameters); non-finite records are 0."""
         self._forget()
         logits = self._module(batch.x.to(self.device))
         F.cross_entropy(logits, batch.y.to(self.device), reduction="sum").backward()  # type: ignore[no-untyped-call]
         rows = torch.cat([_grad_sample(p).flatten(1) for p in self._parameters], dim=1)
-        finite = torch.isfinite(rows).all(dim=1, keepdim=True)
-        rows = torch.where(finite, rows, torch.zeros_like(rows))
-        weights = batch.weights.to(rows)
-        means = torch.zeros(batch.patients, rows.shape[1], dtype=rows.dtype, device=rows.device)
-        means.index_add_(0, batch.patient.to(rows.device), rows * weights[:, None])
         self._forget()
-        return means
+        return _patient_means(rows, batch)
 
     def _forget(self) -> None:
         """Drop all gradients; zero_grad would walk every layer, which a small model feels."""
@@ -133,6 +194,16 @@ class PrivateModel:
         """Let the model share the weights' memory where it can: it never writes to them."""
         for name, parameter in zip(self._names, self._parameters, strict=True):
             parameter.data = params[name].detach().to(parameter)
+
+
+def _patient_means(rows: Tensor, batch: Part) -> Tensor:
+    """Return each patient's mean row, (patients, parameters); records that are not finite are 0."""
+    finite = torch.isfinite(rows).all(dim=1, keepdim=True)
+    rows = torch.where(finite, rows, torch.zeros_like(rows))
+    weights = batch.weights.to(rows)
+    means = torch.zeros(batch.patients, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    means.index_add_(0, batch.patient.to(rows.device), rows * weights[:, None])
+    return means
 
 
 def _grad_sample(parameter: nn.Parameter) -> Tensor:
@@ -225,13 +296,13 @@ def _mixes_records(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """Run one record in two different companies, in training mode, under the same random state."""
     generator = torch.Generator().manual_seed(0)
     record, *others = (torch.randn(2, *shape, generator=generator) for _ in range(3))
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     was_training, outputs = model.training, []
     model.train()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for other in others:
             torch.manual_seed(0)
-            outputs.append(model(torch.cat([record, 9 * other]).to(device))[:2])
+            outputs.append(model(torch.cat([record, 9 * other]).to(like))[:2])
     model.train(was_training)
     return not torch.allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
 
@@ -248,7 +319,8 @@ def prv_epsilon(events: list[Event], *, delta: float, error: float = 0.01) -> fl
     for event in events:
         if not isinstance(event, PoissonGaussian):
             return math.inf
-        accountant.history.append((event.sigma, event.sampling_rate, event.count))
+        sigma = event.sigma / (2 if event.adjacency == "replace" else 1)
+        accountant.history.append((sigma, event.sampling_rate, event.count))
     if not accountant.history:
         return 0.0
     with warnings.catch_warnings():

@@ -15,16 +15,20 @@ import dp_accounting
 
 from common.errors import GrandroundsError
 
-Part = Literal["train", "holdout"]
+Part = Literal["train", "holdout", "support", "query"]
+"""Whose patients: those who train or those who evaluate; 'support' and 'query' part the former."""
+
 Adjacency = Literal["add_remove", "replace"]
-"""Neighbouring data sets differ in a patient more or less, or in one exchanged for another."""
+"""Neighbouring data sets differ in a patient more or less, or in one unit exchanged for another."""
 
 
 @dataclass(frozen=True)
 class PoissonGaussian:
     """`count` sums over a Poisson sample of patients, each clipped to C, plus N(0, (sigma C)^2).
 
-    `sampling_rate` 1 is the plain Gaussian mechanism on all patients of the part.
+    `sampling_rate` 1 is the plain Gaussian mechanism on all patients of the part. Under adjacency
+    'replace' the summands are units that keep their place whatever is in them (an episode, a
+    group), so that the sum moves by at most 2 C where a unit is exchanged for another.
     """
 
     sigma: float

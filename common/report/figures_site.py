@@ -31,6 +31,8 @@ _FEWEST_MINUTES = 10  # so that a study of seconds is not a line without width
 def burn_down(values: SiteValues) -> str:
     """Draw epsilon spent over time, study upon study, against the policy's limit.
 
+    Cohorts that have a budget of their own have a panel of their own.
+
     Returns:
         An SVG element, or an empty string where nothing was spent or nothing was promised.
     """
@@ -43,8 +45,24 @@ def _burn_down(metrics: Metrics) -> Drawing | None:
     limit = finite(values["limit"].get("epsilon"))
     if not rows:
         return None
-    figure = blank(WIDTH, 2.9)
-    axes = figure.subplots()
+    groups = list(dict.fromkeys(row["cohorts"] for row in rows))
+    figure = blank(WIDTH, 2.9 * len(groups))
+    panels = figure.subplots(len(groups), squeeze=False).flat
+    said = []
+    for axes, group in zip(panels, groups, strict=True):
+        own = [row for row in rows if row["cohorts"] == group]
+        total = _budget_panel(axes, own, limit)
+        of = f" of cohort {group}" if len(groups) > 1 else ""
+        if of:
+            axes.set_title(f"cohort {group}")
+        said.append(f"Epsilon of all studies{of} together is {show(total)} after {own[-1]['at']}; ")
+    return Drawing(
+        figure, "Budget spent over time", "".join(said) + f"the policy's limit is {show(limit)}."
+    )
+
+
+def _budget_panel(axes: Axes, rows: list[Any], limit: float | None) -> float:
+    """Draw what one group of cohorts spent; return what it has come to."""
     total = _stack(axes, rows)
     if limit is not None:
         axes.axhline(limit, color=RED, linestyle=(0, (5, 3)), linewidth=1.1)
@@ -59,8 +77,7 @@ def _burn_down(metrics: Metrics) -> Drawing | None:
     axes.set(ylabel="epsilon spent")
     axes.set_ylim(0, max(total, limit or 0.0) * 1.18)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    said = f"Epsilon of all studies together is {show(total)} after {rows[-1]['at']}; "
-    return Drawing(figure, "Budget spent over time", said + f"the policy's limit is {show(limit)}.")
+    return total
 
 
 def _stack(axes: Axes, rows: list[Any]) -> float:

@@ -25,6 +25,8 @@ _ARM_NOTES = {
     "pooled_recalibrated": "Pooled, with its intercept refitted to the labelled patients.",
     "fedavg": "One model trained across the other hospitals by federated averaging.",
     "reptile": "One initialisation trained across the other hospitals by Reptile.",
+    "fomaml": "One initialisation trained across the other hospitals by first-order MAML.",
+    "maml": "One initialisation trained across the other hospitals by MAML.",
 }
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from common.privacy.accounting import ADJACENCY, UNIT
 from common.report.figures_site import FORMS, burn_down, calibration_here
 from common.report.layout import fill
-from common.report.site_values import ModelRow, SiteValues, StudyRow
+from common.report.site_values import CohortRow, ModelRow, SiteValues, StudyRow
 from common.report.values import DASH, finite, show
 
 KEPT = "exact; does not leave the hospital"
@@ -35,7 +35,8 @@ def site_html(values: SiteValues) -> str:
         alarms=alarms(values),
         ledger=ledger_line(values),
         budget=_budget_rows(values),
-        studies=[_study_row(row) for row in values["studies"]],
+        cohorts=[_cohort_row(row) for row in values["cohorts"]],
+        studies=[_study_row(row, values) for row in values["studies"]],
         models=[_model_rows(model) for model in values["models"]],
         pictures=_pictures(values),
         kept=KEPT,
@@ -116,12 +117,23 @@ def _budget_rows(values: SiteValues) -> list[tuple[str, str]]:
     ]
 
 
-def _study_row(row: StudyRow) -> dict[str, Any]:
+def _cohort_row(row: CohortRow) -> dict[str, Any]:
+    others = [name for name in row["together"] if name != row["cohort"]]
+    amounts = [finite(row[key]) for key in ("spent", "held", "left")]
+    return {
+        "name": row["cohort"],
+        "together": ", ".join(others) or "none: it stands alone",
+        "cells": ["no bound" if a is None else show(a, 3) for a in amounts],
+    }
+
+
+def _study_row(row: StudyRow, values: SiteValues) -> dict[str, Any]:
     epsilon = finite(row["epsilon"])
     refused = [f"{reason} (times: {times})" for reason, times in sorted(row["refusals"].items())]
     return {
         "name": row["title"] or row["study"] or "unknown study",
-        "digest": row["digest"][:12],
+        "digest": row["digest"][:12]
+        + (f", cohort {row['cohort']}" if len(values["cohorts"]) > 1 and row["cohort"] else ""),
         "approved": (row["approved"][:10] or DASH) if row["is_open"] else "not approved",
         "cells": [
             "no guarantee" if epsilon is None else show(epsilon, 3),

@@ -6,11 +6,28 @@ from typing import Any, TypedDict
 
 
 class Spent(TypedDict):
-    """What one study has cost a patient once a price was reserved."""
+    """What one study has cost a patient once a price was reserved.
+
+    `cohorts` names those whose studies add up: each such group has a budget of its own.
+    """
 
     at: str
     study: str
     epsilon: float | None
+    cohorts: str
+
+
+class CohortRow(TypedDict):
+    """What a patient of one cohort has spent, what is held besides, and what is left: epsilon.
+
+    `together` names the cohorts whose studies add up, itself among them.
+    """
+
+    cohort: str
+    together: list[str]
+    spent: float | None
+    held: float | None
+    left: float | None
 
 
 class StudyRow(TypedDict):
@@ -23,6 +40,7 @@ class StudyRow(TypedDict):
     study: str
     title: str
     digest: str
+    cohort: str
     approved: str
     is_open: bool
     epsilon: float | None
@@ -65,7 +83,8 @@ class SiteValues(TypedDict):
 
     `ledger` holds `ok`, `entries`, `what` (is wrong) and `behind` (why it must be reconciled).
     `spent` is what was reserved, `held` that or what begun studies may still need, if it is more;
-    an epsilon of None has no bound, as after a study that promises nothing.
+    an epsilon of None has no bound, as after a study that promises nothing. Both are of the
+    patients who have spent most; `cohorts` has a row for each cohort.
     """
 
     site: str
@@ -79,6 +98,7 @@ class SiteValues(TypedDict):
     limit: dict[str, float]
     spent: dict[str, float | None]
     held: dict[str, float | None]
+    cohorts: list[CohortRow]
     spending: list[Spent]
     studies: list[StudyRow]
     models: list[ModelRow]

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from common.errors import GrandroundsError, RunError
 from common.running.processes import last_lines
 
 _POLL_S = 0.1
+_TRIES, _MOMENT_S = 10, 0.02
 
 
 @contextmanager
@@ -30,17 +32,27 @@ def hold(pid_file: Path) -> Iterator[None]:
         RunError: another process is.
     """
     with pid_file.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locks(file):
             raise RunError(
                 f"{pid_file} is held by process {_number(pid_file)}: it runs already",
                 remedy="use it as it is, or stop it first",
-            ) from None
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _locks(file: TextIO) -> bool:
+    """Lock a pid file; who only looks whether somebody holds it (`holder`) has it for a moment."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_MOMENT_S)
+        else:
+            return True
+    return False
 
 
 def holder(pid_file: Path) -> int | None:
@@ -103,7 +115,7 @@ def start(
     Args:
         module: Run as `python -P -m MODULE ARGUMENTS`.
         arguments: Its arguments.
-        log: Takes what it prints.
+        log: Takes what it prints, from its start on.
         env: Its environment.
         ready: Says whether it is; asked again and again.
         timeout_s: How long it may take.
@@ -115,7 +127,7 @@ def start(
         RunError: it ended, or was not ready in time; then it is ended.
     """
     command: Sequence[str] = (sys.executable, "-P", "-m", module, *arguments)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         process = subprocess.Popen(
             command,

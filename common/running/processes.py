@@ -16,10 +16,12 @@ import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _STOP_S = 3.0
 _TAIL_LINES = 40
+_LOG_BYTES = 16 * 2**20
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 # What Flower would otherwise do on its own: report to its makers, look for updates, and install
@@ -191,3 +193,24 @@ def last_lines(path: Path) -> str:
     """The last lines of a log, indented."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
     return textwrap.indent(_ANSI.sub("", "\n".join(lines)), "  ")
+
+
+def keep_short(log: Path) -> None:
+    """Begin a log anew beyond 16 MiB; the last 16 MiB of what it held become `NAME.1`.
+
+    Whoever writes it goes on, for they append; the lines of the moment in between are lost. On a
+    full disk, so is what it held.
+    """
+    with suppress(OSError):
+        size = log.stat().st_size
+        if size <= _LOG_BYTES:
+            return
+        with suppress(OSError), log.open("rb") as source:
+            source.seek(size - _LOG_BYTES)
+            with open(log.with_name(f"{log.name}.1"), "wb", opener=_for_its_owner) as older:
+                older.write(source.read(_LOG_BYTES))
+        os.truncate(log, 0)
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

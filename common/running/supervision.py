@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from common.running.processes import keep_short
+
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 75.0
 _HEALTHY_S = 120.0
 _POLL_S = 0.2
 _MOMENT_S = 0.05
-_LOG_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Child:
         command: Its command line.
         env: Its whole environment.
         cwd: Its working directory.
-        log: Takes what it prints; begun anew beyond 16 MiB, with one old file kept.
+        log: Takes what it prints; see `keep_short`, as for all logs (`*.log`) of its folder.
         user: The OS user it runs as, where that is another; only root can.
         grace_s: Seconds it has to put things in order before it is killed.
     """
@@ -141,9 +142,6 @@ def spawn(child: Child) -> Process:
     Raises:
         OSError: its program or folder is missing, or this user may not run it so.
     """
-    with suppress(FileNotFoundError):
-        if child.log.stat().st_size > _LOG_BYTES:
-            child.log.replace(child.log.with_name(f"{child.log.name}.1"))
     # What a child writes is for its own user, unless it says otherwise. Another user's process
     # starts without this one's groups.
     other = {"user": child.user, "group": _group_of(child.user), "extra_groups": ()}
@@ -209,8 +207,11 @@ def supervise(
         sleep: Waits, while children end.
     """
     posts = [_Post(child) for child in children]
+    folders = {child.log.parent for child in children}
     try:
         while not stop.is_set():
+            for log in (log for folder in folders for log in folder.glob("*.log")):
+                keep_short(log)
             for post in posts:
                 _tend(post, start, clock(), on_event)
             stop.wait(_POLL_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,9 +64,10 @@ def deliver(folder: Folder, name: RunName, as_json: AsJson = False) -> None:
     with importing():
         from server.deployment import deliveries, drive, find_run
         from server.house.home import load_home
+        from server.store import METRICS
 
     found = find_run(load_home(folder), name)
-    if not (found.folder / "metrics.json").is_file():
+    if not (found.folder / METRICS).is_file():
         from common.errors import RunError
 
         raise RunError(
@@ -128,6 +130,7 @@ def _show(metrics: dict[str, Any]) -> None:
     """Print the hospitals with what they released, who missed what, and the promise."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -139,17 +142,43 @@ def _show(metrics: dict[str, Any]) -> None:
             site["name"], str(site["declared"] or "-"), site["status"], _auc(site["private"])
         )
     console.print(table)
-    for row in metrics["missed"]:
-        console.print(
-            f"{row['site']} missed round {row['round']} ({row['phase']}): "
-            f"{row['status']}, {row['reason']}"
-        )
+    for line in told_missed(metrics["missed"]):
+        console.print(escape(line))
     pooled = metrics["pooled_private"]
     if pooled is not None and pooled["auc"] is not None:
         console.print(f"released AUC, pooled over hospitals: {pooled['auc']:.2f}")
     console.print(f"privacy: {metrics['privacy']['statement']}")
     for remark in metrics["remarks"]:
         console.print(f"note: {remark}")
+
+
+def told_missed(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return which hospital missed which round and why: a line for each reason.
+
+    >>> row = {"site": "a", "phase": "train", "status": "refused", "reason": "paused"}
+    >>> told_missed([{**row, "round": number} for number in (2, 3, 4, 9)])
+    ['a missed rounds 2-4, 9 (train): refused, paused']
+    """
+    found: dict[tuple[str, ...], list[int]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("site", "phase", "status", "reason"))
+        found.setdefault(key, []).append(row["round"])
+    return [
+        f"{site} missed round{'s' if len(numbers) > 1 else ''} {_ranges(sorted(numbers))} "
+        f"({phase}): {status}" + (f", {reason}" if reason else "")
+        for (site, phase, status, reason), numbers in found.items()
+    ]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return whole numbers in ascending order, with those that follow each other drawn together."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
 
 
 def _auc(private: dict[str, Any] | None) -> str:

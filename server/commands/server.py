@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.startup import importing
+from server.commands.runs import register, told_missed
 
 app = typer.Typer(
     help="Coordinate hospitals: enrol them, keep the server up, run studies.",
@@ -192,15 +193,12 @@ def _print_status(found: dict[str, Any]) -> None:
         values = [run["run"], run["state"], run["rounds_done"], run["message"]]
         runs.add_row(*(escape(str(value)) for value in values))
     console.print(runs)
+    for run in found["runs"]:
+        lines = told_missed(run["missed"])
+        if run["remedy"]:
+            lines.append(f"{run['state']}: {run['remedy']}")
+        for line in lines:
+            console.print(f"{run['run']}: {line}", markup=False, soft_wrap=True)
 
 
-def _add_runs() -> None:
-    """Mount the commands of runs, which live in a module of their own."""
-    try:
-        from server.commands import runs as run_commands
-    except ModuleNotFoundError:
-        return
-    run_commands.register(app)
-
-
-_add_runs()
+register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from server.house.certificates import read_certificate
 from server.house.enrolment import read_sites
 from server.house.home import Home
 from server.house.superlink import Node
-from server.store import Store
+from server.store import METRICS, Store, is_interrupted
+
+_RESUMABLE = ("interrupted", "failed")
 
 
 def read_status(home: Home) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def read_status(home: Home) -> dict[str, Any]:
         "federation": home.config.federation,
         "certificate_until": f"{until:%Y-%m-%d}",
         "sites": _sites(home, nodes),
-        "runs": [_run(path) for path in sorted(home.runs.iterdir()) if _is_run(path)],
+        "runs": [_run(home, path) for path in sorted(home.runs.iterdir()) if _is_run(path)],
     }
 
 
@@ -62,17 +65,23 @@ def _is_run(path: Path) -> bool:
     return (path / "run.sqlite").is_file()
 
 
-def _run(path: Path) -> dict[str, Any]:
-    """A run: the state of its job, how many rounds are done, and what it says for itself."""
+def _run(home: Home, path: Path) -> dict[str, Any]:
+    """A run: the state of its job, how many rounds are done, what to do, and who missed what."""
     try:
-        store = Store(path)
-        try:
+        with closing(Store(path)) as store:
             job = store.job(path.name) or store.job("main")
-            done = store.rounds_done()
-        finally:
-            store.close()
+            told = {
+                "state": job["status"] if job else "not started",
+                "rounds_done": store.rounds_done(),
+                "message": job["message"] if job else "",
+                "missed": store.missed(job["job"]) if job else [],
+            }
+            if job and is_interrupted(store, job["job"]):
+                told |= {"state": "interrupted", "message": "killed"}
     except RunError as error:
-        return {"run": path.name, "state": "unreadable", "rounds_done": 0, "message": error.message}
-    state = job["status"] if job else "not started"
-    message = job["message"] if job else ""
-    return {"run": path.name, "state": state, "rounds_done": done, "message": message}
+        broken = {"state": "unreadable", "rounds_done": 0, "message": error.message, "missed": []}
+        return {"run": path.name, **broken, "remedy": error.remedy}
+    has_model = (path / METRICS).is_file()
+    is_open = told["state"] in _RESUMABLE or (told["state"] == "finished" and not has_model)
+    resume = f"grandrounds server resume {home.folder} {path.name}"
+    return {"run": path.name, **told, "remedy": resume if is_open else ""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from server.store import Past, Reply
 _MOST_RESERVES = 10**9
 # No bound for a study: `server.norm_bound` is. Beyond this no weights stay weights, in any model.
 _LARGEST_NORM = 1e9
+_TAG = re.compile(r"[0-9a-f]{64}")
 _ROUNDING = 1e-3  # of an epsilon, whose composition is on a grid
 
 
@@ -61,8 +63,8 @@ def check(site: str, answer: Answer, like: Params, past: Past) -> Checked:
         past: What the store held before the site was asked.
     """
     header = answer.envelope.header if answer.envelope else {}
-    epsilon, reserves = _receipt(header)
-    reply = Reply(site, answer.status, answer.reason, epsilon=epsilon, reserves=reserves)
+    epsilon, reserves, tag = _receipt(header)
+    reply = Reply(site, answer.status, answer.reason, epsilon=epsilon, reserves=reserves, tag=tag)
     if answer.status != "ok" or answer.envelope is None:
         return Checked(reply)
     tensors = _tensors(answer.envelope.payload, like)
@@ -125,12 +127,13 @@ def _tensors(payload: bytes, like: Params) -> Params | str:
     return plain(wrong) if wrong is not None else {name: params[name] for name in like}
 
 
-def _receipt(header: Header) -> tuple[float | None, int | None]:
-    """Return the site's own claim of epsilon and count, where they are such."""
-    epsilon, reserves = header.get("epsilon"), header.get("reserves")
+def _receipt(header: Header) -> tuple[float | None, int | None, str | None]:
+    """Return the site's own claim of epsilon and count, and its tag, where they are such."""
+    epsilon, reserves, tag = (header.get(name) for name in ("epsilon", "reserves", "tag"))
     is_count = type(reserves) is int and 0 <= reserves <= _MOST_RESERVES
     is_finite = isinstance(epsilon, float) and math.isfinite(epsilon)
-    return epsilon if is_finite else None, reserves if is_count else None
+    is_tag = is_count and isinstance(tag, str) and _TAG.fullmatch(tag) is not None
+    return epsilon if is_finite else None, reserves if is_count else None, tag if is_tag else None
 
 
 def _went_back(site: str, epsilon: float | None, reserves: int | None, past: Past) -> str:
@@ -138,12 +141,12 @@ def _went_back(site: str, epsilon: float | None, reserves: int | None, past: Pas
 
     A request that was answered before is answered from the ledger again, under the same count.
     """
-    seen, highest = past.receipts.get(site, (0, 0.0))
-    least = seen if site in past.answered else seen + 1
+    had = past.receipt(site)
+    least = had.reserves if site in past.answered else had.reserves + 1
     if reserves is not None and reserves < least:
-        return f"ledger went back: its count is {reserves}, after {seen} before"
-    if epsilon is not None and epsilon < highest * (1 - _ROUNDING):
-        return f"ledger went back: its epsilon is {epsilon:.4g}, after {highest:.4g} before"
+        return f"ledger went back: its count is {reserves}, after {had.reserves} before"
+    if epsilon is not None and epsilon < had.epsilon * (1 - _ROUNDING):
+        return f"ledger went back: its epsilon is {epsilon:.4g}, after {had.epsilon:.4g} before"
     return ""
 
 

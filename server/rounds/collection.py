@@ -80,9 +80,12 @@ class Collection:
         self._examine()
 
     def _request(self, member: Member) -> Envelope:
-        """Return a member's request; `seen` lets its ledger notice that it is behind."""
-        seen, _ = self._past.receipts.get(member.name, (0, 0.0))
-        return self._federation.request(self._kind, self._number, self._payload, seen=seen)
+        """Return a member's request; its own receipt lets its ledger notice that it is behind."""
+        had = self._past.receipt(member.name)
+        proof = {} if had.tag is None else {"tag": had.tag}
+        return self._federation.request(
+            self._kind, self._number, self._payload, seen=had.reserves, **proof
+        )
 
     def _welcome(self, node: int, answer: Answer) -> Envelope | None:
         """Ask a stranger that has just joined to train; None for everybody else."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from common.errors import RunError
+from common.schema import MOST_PATIENTS
 from server.rounds.checks import matched
 from server.rounds.exchange import POLL_S, Answer, ask
 from server.rounds.federation import LOG, Federation, Member
@@ -15,7 +16,6 @@ from server.store import Introduction
 from server.tables import SEEDED
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_MOST_PATIENTS = 10**9
 
 
 class Roster:
@@ -72,7 +72,7 @@ class Roster:
         name, declared = header.get("site"), header.get("declared")
         is_named = isinstance(name, str) and _NAME.fullmatch(name) is not None
         owner = self._members.get(str(name)) if is_named else None
-        size = declared if type(declared) is int and 0 < declared <= _MOST_PATIENTS else 0
+        size = declared if type(declared) is int and 0 < declared <= MOST_PATIENTS else 0
         member = Member(node, str(name) if is_named and owner is None else f"node {node}", size)
         if answer.status != "ok":
             return member, answer.reason

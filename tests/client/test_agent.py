@@ -243,6 +243,7 @@ def test_reasons_are_a_closed_set_without_patients() -> None:
         "DECLARED_TOO_SMALL",
         "DELTA_TOO_LARGE",
         "FAILED",
+        "FALSE_RECEIPT",
         "LEARNER_NOT_ALLOWED",
         "LEDGER_BEHIND",
         "MALFORMED",

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from client.gate import Release, decode_fitting, release
-from client.ledger import Key, Ledger
-from client.policy import Policy, Reason, Refused
+from client.ledger import Charge, Key, Ledger
+from client.policy import Policy, Reason, Refused, Ruling
 from common.codec import decode, encode
 from common.errors import GrandroundsError, SiteError
 from common.params import Params
@@ -38,6 +38,8 @@ def plan() -> Plan:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "secret").write_bytes(bytes(32))
     return tmp_path / "ledger.sqlite"
 
 
@@ -55,16 +57,17 @@ def asked(
     number: int = 1,
     run: str = "main",
     payload: bytes = b"weights",
-    seen: Any = 0,
+    **receipt: Any,
 ) -> Release:
     key = Key(plan.digest, run, "train", number)
-    request = Envelope({"seen": seen}, payload)
-    return Release(key, plan, (plan.training_price(),), LIKE, compute, {"site": "alpha"}, request)
+    request = Envelope(receipt, payload)
+    return Release(key, plan, plan.training_prices(), LIKE, compute, {"site": "alpha"}, request)
 
 
-def ask(release_: Release, ledger: Ledger, policy: Policy | None = None) -> Envelope:
+def ask(release_: Release, ledger: Ledger, policy: Policy | Ruling | None = None) -> Envelope:
     policy = policy or roomy(release_.plan, epsilon=1e3)
-    return release(release_, ledger=ledger, policy=policy, declared=40)
+    ruling = policy if isinstance(policy, Ruling) else Ruling(policy)
+    return release(release_, ledger=ledger, policy=ruling, declared=40)
 
 
 def refusal(release_: Release, ledger: Ledger, policy: Policy | None = None) -> Reason:
@@ -103,15 +106,15 @@ def test_the_policy_is_asked_before_the_reserve_and_about_the_ledger_with_the_re
 ) -> None:
     seen = []
 
-    class Watching(Policy):
+    class Watching(Ruling):
         def objection(self, plan, *, declared, run, accounts):
             accounts = list(accounts)
             seen.append((len(releases(path)), accounts, declared, run))
 
-    ask(asked(plan), ledger, Watching(epsilon=1, delta=0.1))
+    ask(asked(plan), ledger, Watching(roomy(plan)))
     [(entries, [account], declared, run)] = seen
     assert (entries, declared, run) == (0, 40, "main")
-    assert account.events == (plan.training_price(),)
+    assert account.events == plan.training_prices()
 
 
 def test_what_the_policy_sees_is_what_is_charged_though_another_process_writes(
@@ -122,7 +125,7 @@ def test_what_the_policy_sees_is_what_is_charged_though_another_process_writes(
     other = sqlite3.connect(path, timeout=0, isolation_level=None)
     locked = []
 
-    class Racing(Policy):
+    class Racing(Ruling):
         def objection(self, plan, *, declared, run, accounts):
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 other.execute("BEGIN IMMEDIATE")
@@ -133,7 +136,7 @@ def test_what_the_policy_sees_is_what_is_charged_though_another_process_writes(
         other.execute("ROLLBACK")
         return GOOD
 
-    ask(asked(plan, compute), ledger, Racing(epsilon=1, delta=0.1))
+    ask(asked(plan, compute), ledger, Racing(roomy(plan)))
     other.close()
     assert locked == [True]
 
@@ -190,7 +193,7 @@ def test_a_crash_after_the_reserve_leaves_the_price_and_the_next_ask_pays_again(
     answer = ask(asked(plan), ledger)
     assert [state for state, _ in states(path)] == ["reserved", "committed"]
     assert answer.header["reserves"] == 2
-    twice = merge([plan.training_price()] * 2)
+    twice = merge(plan.training_prices() * 2)
     assert answer.header["epsilon"] == epsilon(twice, delta=plan.delta)
 
 
@@ -211,7 +214,8 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from client.gate import Release, release
-from client.ledger import Key, Ledger
+from client.ledger import Charge, Key, Ledger
+from client.policy import Ruling
 from common.plan import read_plan
 from common.wire import Envelope
 from tests.ledger_reader import releases
@@ -222,8 +226,8 @@ def die():
 
 plan = read_plan(Path(sys.argv[2]))
 key, request = Key(plan.digest, "main", "train", 1), Envelope({}, b"weights")
-asked = Release(key, plan, (plan.training_price(),), {}, die, {}, request)
-release(asked, ledger=Ledger(sys.argv[1]), policy=roomy(plan), declared=40)
+asked = Release(key, plan, plan.training_prices(), {}, die, {"site": "alpha"}, request)
+release(asked, ledger=Ledger(sys.argv[1]), policy=Ruling(roomy(plan)), declared=40)
 """
 
 
@@ -235,7 +239,7 @@ def test_a_process_killed_while_it_computes_has_paid(
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     ledger = Ledger(path)
     [account] = ledger.accounts()
-    assert (account.events, account.reserves) == ((plan.training_price(),), 1)
+    assert (account.events, account.reserves) == (plan.training_prices(), 1)
     assert ask(asked(plan), ledger).header["reserves"] == 2
     ledger.close()
 
@@ -287,6 +291,7 @@ def test_a_receipt_tells_nothing_of_other_studies(plan: Plan, ledger: Ledger) ->
         "round": 1,
         "epsilon": plan.epsilon_after(1),
         "reserves": 1,
+        "tag": ledger.tag(site="alpha", digest=plan.digest, reserves=1),
     }
 
 
@@ -335,46 +340,30 @@ def test_a_coordinator_that_has_seen_more_reserves_stops_every_release_until_rec
 ) -> None:
     # Break it once: hear what was seen within the transaction that the refusal rolls back.
     ask(asked(plan), ledger)
+    shown = {"seen": 7, "tag": ledger.tag(site="alpha", digest=plan.digest, reserves=7)}
     assert ask(asked(plan, number=2, seen=1), ledger).header["reserves"] == 2
-    assert refusal(asked(plan, never, number=3, seen=7), ledger) is Reason.LEDGER_BEHIND
+    assert refusal(asked(plan, never, number=3, **shown), ledger) is Reason.LEDGER_BEHIND
     assert refusal(asked(plan, never, number=3), ledger) is Reason.LEDGER_BEHIND
     other = small_plan(name="other")
     assert refusal(asked(other, never), ledger) is Reason.LEDGER_BEHIND
     assert len(releases(path)) == 2
-    ledger.reconcile([(plan.digest, plan.delta, [plan.training_price(rounds=3)])], "restored")
-    answer = ask(asked(plan, number=3, seen=7), ledger)
+    ledger.reconcile([Charge(plan.digest, plan.delta, plan.training_prices(rounds=3))], "restored")
+    answer = ask(asked(plan, number=3, **shown), ledger)
     assert answer.header["reserves"] == 8
     assert answer.header["epsilon"] == plan.epsilon_after(6)
 
 
-@pytest.mark.parametrize("seen", [-1, "3", 1.0, True, None, [], 10**400])
-def test_a_count_that_is_none_is_malformed(plan: Plan, ledger: Ledger, seen: object) -> None:
-    assert refusal(asked(plan, never, seen=seen), ledger) is Reason.MALFORMED
-    assert ledger.behind is None
-
-
-def test_a_count_beyond_what_the_plan_could_ask_for_is_malformed_and_blocks_nothing(
-    plan: Plan, ledger: Ledger
+@pytest.mark.parametrize(
+    "receipt",
+    [*({"seen": n} for n in (-1, "3", 1.0, True, None, [], 2**53 + 1, 10**400)),
+     *({"seen": 0, "tag": t} for t in (7, True, b"tag", ["0" * 64]))],
+    ids=lambda receipt: repr(receipt)[:30],
+)  # fmt: skip
+def test_a_receipt_that_is_none_is_malformed(
+    plan: Plan, ledger: Ledger, receipt: dict[str, Any]
 ) -> None:
-    """Break it once: bound it by nothing, and the site stops until it pays for a whole plan."""
-    ask(asked(plan), ledger)
-    policy = roomy(plan, runs=2)
-    # What is held, and ten times what two runs of three rounds and an evaluation come to.
-    most = 1 + 10 * 2 * (3 + 1)
-    for seen in (most + 1, 2**53, 2**64):
-        assert refusal(asked(plan, never, number=2, seen=seen), ledger, policy) is Reason.MALFORMED
-        assert ledger.behind is None
-    assert ask(asked(plan, number=2, seen=1), ledger).header["reserves"] == 2
-    believed = asked(plan, never, number=3, seen=most)
-    assert refusal(believed, ledger, policy) is Reason.LEDGER_BEHIND
-
-
-def test_retries_leave_room_for_a_larger_count(ledger: Ledger) -> None:
-    plan = small_plan(rounds={"retries": 3})
-    policy = roomy(plan)
-    most = 10 * (3 * (1 + 3) + 1)
-    assert refusal(asked(plan, never, seen=most + 1), ledger, policy) is Reason.MALFORMED
-    assert refusal(asked(plan, never, seen=most), ledger, policy) is Reason.LEDGER_BEHIND
+    assert refusal(asked(plan, never, **receipt), ledger) is Reason.MALFORMED
+    assert ledger.behind is None
 
 
 def test_a_ledger_that_lost_its_head_releases_nothing(
@@ -416,8 +405,8 @@ import sys
 from pathlib import Path
 import torch
 from client.gate import Release, release
-from client.ledger import Key, Ledger
-from client.policy import Refused
+from client.ledger import Charge, Key, Ledger
+from client.policy import Refused, Ruling
 from common.plan import read_plan
 from common.wire import Envelope
 from tests.small_world import roomy
@@ -426,10 +415,10 @@ plan = read_plan(Path(sys.argv[2]))
 plan.epsilon, plan.epsilon_after(4)  # warm
 print("ready", flush=True)
 first = int(sys.stdin.readline())
-ledger, policy = Ledger(sys.argv[1]), roomy(plan, epsilon=plan.epsilon)
+ledger, policy = Ledger(sys.argv[1]), Ruling(roomy(plan, epsilon=plan.epsilon))
 for number in range(first, first + 5):
     key = Key(plan.digest, "main", "train", number)
-    asked = Release(key, plan, (plan.training_price(),), {}, dict, {}, Envelope({}))
+    asked = Release(key, plan, plan.training_prices(), {}, dict, {"site": "alpha"}, Envelope({}))
     try:
         release(asked, ledger=ledger, policy=policy, declared=40)
     except Refused as refused:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import Behind, Key, Ledger
+from client.ledger import Behind, Charge, Key, Ledger
 from common.errors import SiteError
 from common.privacy.events import Event, gaussian, merge
 
@@ -187,7 +187,9 @@ def test_reconciling_charges_counts_and_goes_on(path: Path, open_ledger: Open) -
     release(open_ledger(), 1)
     path.with_suffix(".head").unlink()
     ledger = open_ledger()
-    ledger.reconcile([(A, 1e-4, [WHOLE]), (B, 2e-4, [WHOLE, TRAIN])], "disk died", by="ada")
+    ledger.reconcile(
+        [Charge(A, 1e-4, [WHOLE]), Charge(B, 2e-4, [WHOLE, TRAIN])], "disk died", by="ada"
+    )
     for found in (ledger, open_ledger()):
         assert found.behind is None
         first, second = found.accounts()
@@ -203,7 +205,7 @@ def test_reconciling_charges_counts_and_goes_on(path: Path, open_ledger: Open) -
 def test_reconciling_what_is_not_behind_is_refused(open_ledger: Open) -> None:
     ledger = open_ledger()
     with pytest.raises(SiteError, match="not behind"):
-        ledger.reconcile([(A, 1e-4, [WHOLE])], "by mistake")
+        ledger.reconcile([Charge(A, 1e-4, [WHOLE])], "by mistake")
     assert ledger.accounts() == []
 
 
@@ -216,7 +218,7 @@ def test_a_reconciliation_that_cannot_be_written_leaves_the_ledger_behind(
 
     def interrupted() -> None:
         with ledger.transaction():
-            ledger.reconcile([(A, 1e-4, [WHOLE])], "why")
+            ledger.reconcile([Charge(A, 1e-4, [WHOLE])], "why")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -229,7 +231,7 @@ def test_another_process_learns_of_a_reconciliation(path: Path, open_ledger: Ope
     release(open_ledger(), 1)
     path.with_suffix(".head").unlink()
     agent, administrator = open_ledger(), open_ledger()
-    administrator.reconcile([(A, 1e-4, [WHOLE])], "why")
+    administrator.reconcile([Charge(A, 1e-4, [WHOLE])], "why")
     assert agent.behind is None
     reserve(agent, 2)
 
@@ -269,10 +271,10 @@ def test_what_was_seen_must_be_charged_and_is_then_counted(open_ledger: Open) ->
     ledger = open_ledger()
     release(ledger, 1)
     ledger.check_seen(A, 5)
-    for charge in ([(B, 1e-4, [WHOLE])], [(A, 1e-4, [])]):
+    for charge in ([Charge(B, 1e-4, [WHOLE])], [Charge(A, 1e-4, [])]):
         with pytest.raises(SiteError, match="more often than"):
             ledger.reconcile(charge, "restored")
-    ledger.reconcile([(A, 1e-4, [WHOLE])], "restored")
+    ledger.reconcile([Charge(A, 1e-4, [WHOLE])], "restored")
     assert ledger.accounts()[0].reserves == 5
     ledger.check_seen(A, 5)
     assert ledger.behind is None
@@ -314,7 +316,7 @@ def test_a_restored_backup_is_behind_until_it_is_reconciled(
         shutil.copy(tmp_path / "backup.head", path.with_suffix(".head"))
     ledger = open_ledger()
     assert_stopped(ledger, "restored from a backup")
-    ledger.reconcile([(A, 1e-4, [WHOLE])], "disk died")
+    ledger.reconcile([Charge(A, 1e-4, [WHOLE])], "disk died")
     for found in (ledger, open_ledger()):
         assert found.behind is None
         assert found.verify().ok

@@ -214,8 +214,8 @@ PLANTS = {
     "a socket": ("client/patients/manifest.py", "from pathlib", "import socket\nfrom pathlib"),
     "the web": (
         "client/patients/uses.py",
-        "from pathlib",
-        "from urllib.request import urlopen\nfrom pathlib",
+        "from typing",
+        "from urllib.request import urlopen\nfrom typing",
     ),
     "another kind": ("client/agent.py", 'PHASES = ("join"', 'PHASES = ("peek", "join"'),
     "a shell": (

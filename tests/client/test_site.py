@@ -51,6 +51,13 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("policy.toml", "runs = 1", "runs = 0", "runs is 0"),
         ("policy.toml", "delta = 0.001", "delta = 1.5", "delta is 1.5"),
         ("policy.toml", "delta = 0.001", "delta = [", "policy"),
+        (
+            "policy.toml",
+            "learners = []",
+            'learners = ["reptil"]',
+            "'reptil': it should be 'reptile'",
+        ),
+        ("policy.toml", "models = []", 'models = ["mlp", "cnn"]', "models (entry 2) is 'cnn'"),
         ("cohort.toml", "declared = 40", 'declared = "many"', "declared is 'many'"),
         ("cohort.toml", "declared = 40", "", "'declared' is missing"),
         ("cohort.toml", "07" * 16, "xyz", "split_key"),

@@ -49,9 +49,15 @@ MAPPED = {
 }
 
 
-def plan_of(values, *, sigma=1.5, evaluation_sigma=2.5):
+META = {
+    **TABLE,
+    "learner": {"name": "maml", "learning_rate": 0.1, "meta": {"unit": "patient"}},
+}
+
+
+def plan_of(values, *, sigma=1.5, evaluation_sigma=2.5, query_sigma=0.5):
     """A plan with its noise given: the digest then rests on no accountant."""
-    return Plan(parse_study(values, origin="t"), sigma, evaluation_sigma)
+    return Plan(parse_study(values, origin="t"), sigma, evaluation_sigma, query_sigma)
 
 
 def changed(values, path, value):
@@ -126,6 +132,7 @@ WHOLE_TABLES = {
 COUPLED = {
     "cohort.complete_cases",
     "learner.name",
+    "learner.meta",  # of other learners: see META_MUTANTS
     "privacy.sigma",
     "cohort.features.kind",
     "cohort.image",
@@ -161,6 +168,30 @@ def test_every_rule_of_images_changes_the_digest(path, value):
     assert plan_of(other).digest != plan_of(MAPPED).digest
 
 
+META_MUTANTS = {
+    "unit": "episode",
+    "pool": "shared",
+    "query_fraction": 0.4,
+    "curvature_clip": 2.0,
+    "episodes": 7,
+}
+
+
+@pytest.mark.parametrize(("path", "value"), META_MUTANTS.items())
+def test_every_rule_of_support_and_query_changes_the_digest(path, value):
+    other = changed(META, f"learner.meta.{path}", value)
+    assert plan_of(other).digest != plan_of(META).digest
+
+
+def test_no_rule_of_support_and_query_lacks_a_mutant():
+    assert leaves(parse_study(META, origin="t").rules()["learner"]["meta"]) == set(META_MUTANTS)
+
+
+def test_defaults_of_support_and_query_are_in_the_digest_though_not_written():
+    without = {**META, "learner": {"name": "maml", "learning_rate": 0.1}}
+    assert parse_study(without, origin="t").rules() == parse_study(META, origin="t").rules()
+
+
 def test_no_rule_of_images_lacks_a_mutant():
     image = parse_study(MAPPED, origin="t").rules()["cohort"]["image"]
     mutated = {".".join(p for p in path.split(".") if not p.isdigit()) for path in IMAGE_MUTANTS}
@@ -187,7 +218,9 @@ def test_no_rule_lacks_a_mutant():
     assert leaves(parse_study(TABLE, origin="t").rules()) == mutated | COUPLED
 
 
-@pytest.mark.parametrize("noise", [{"sigma": 1.499}, {"evaluation_sigma": 2.499}])
+@pytest.mark.parametrize(
+    "noise", [{"sigma": 1.499}, {"evaluation_sigma": 2.499}, {"query_sigma": 1}]
+)
 def test_the_compiled_noise_changes_the_digest(noise):
     assert plan_of(TABLE, **noise).digest != plan_of(TABLE).digest
 
@@ -195,13 +228,13 @@ def test_the_compiled_noise_changes_the_digest(noise):
 # Hospitals have approved digests. If these change, a rule was added, renamed or given another
 # default, or the encoding changed: raise DIGEST_VERSION, put the new digests here, and say in the
 # changelog that studies must be approved anew.
-TABLE_DIGEST = "71642da0c84282fd8ae619f7a16d34805439d393fefb7453877f9c0a40fbad91"
-IMAGES_DIGEST = "27b41cc3fd02c510b1025e90c5ddd8d697e455e05306192165ebd576f2cbb00e"
-MAPPED_DIGEST = "30ba79fc3a928016122fad86e4860a04e3b7a32d93a08bf855c85e2db2b1a814"
+TABLE_DIGEST = "338af74f33258d9b78145bf1d9e0002846e4781a8e2a40d8230232fb752b8580"
+IMAGES_DIGEST = "214c7b2f35edbab673687c979c0aaba3d7c60dfa28cc63bd3cf9c00e9fdaa8d9"
+MAPPED_DIGEST = "d77f6af6c175bc4d211c94465c13d59aaf18a83c0fb0e52cc7ba57946cd062c3"
 
 
 def test_the_digest_of_a_study_stays_what_it_is():
-    assert DIGEST_VERSION == 3
+    assert DIGEST_VERSION == 4
     assert plan_of(TABLE).digest == TABLE_DIGEST
     assert plan_of(IMAGES).digest == IMAGES_DIGEST
     assert plan_of(MAPPED).digest == MAPPED_DIGEST
@@ -410,7 +443,7 @@ def test_public_constants_equal_hand_derived_ones():
     plan = plan_of(TABLE)
     assert plan.steps == 5 * 4  # local steps times rounds
     assert plan.denominator(200) == pytest.approx(0.5 * 200 * 0.7)  # q, declared, train fraction
-    price = plan.training_price(rounds=3)
+    (price,) = plan.training_prices(rounds=3)
     assert (price.count, price.sampling_rate, price.sigma, price.part) == (15, 0.5, 1.5, "train")
 
 

@@ -1,83 +1,72 @@
-"""A model of eleven million parameters through a real agent's process: what it costs in memory."""
+"""A model of eleven million parameters through agent, relay and SuperLink: what it costs each."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from client.policy import Policy
-from client.rpc import admin
-from client.rpc.relay import ask_agent
-from client.site import CohortConfig, write_site
-from common.codec import decode, encode
-from common.models import build, params_of
 from common.params import misfit
-from common.plan import Plan, compile_study
-from common.study import parse_study
-from common.wire import Envelope
-from tests.deployed_world import until
+from common.schema import dump_toml
+from server.rounds.checkpoint import at_round, checkpoint_folder, load_state
+from tests.deployed_world import World, processes
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
+]
 
-SIZE, PATIENTS = 28, 6
-ROOT = Path(__file__).parents[2]
+SIZE, PATIENTS, ROUNDS = 28, 20, 2
+SITES = ("a", "b")
+PARAMETERS = 11_171_266
+WEIGHTS = 4 * PARAMETERS  # bytes
 
-
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    """Two private steps a round on ResNet-18, and so few and small images that memory is weights.
-
-    What a step holds of activations grows with the pixels; of gradients it holds one record's,
-    however many patients it samples, and one more where a patient has several records.
-    """
-    values = {
-        "name": "large",
-        "cohort": {
-            "patient": "patient",
-            "train_fraction": 0.6,
-            "min_declared": PATIENTS,
-            "label": {"column": "labels", "classes": ["well", "ill"]},
-            "image": {"size": SIZE},
-        },
-        "model": {"name": "resnet18"},
-        "learner": {"local_steps": 2, "learning_rate": 0.1},
-        "rounds": {"count": 2},
-        "privacy": {"sigma": 4.0, "delta": 1e-3},
-    }
-    return compile_study(parse_study(values, origin="a test"))
+# One private step a round, and so few and small images that memory is weights. What a step holds of
+# activations grows with the pixels; of gradients it holds one record's, however many patients it
+# samples, and one more where a patient has several records.
+STUDY: dict[str, Any] = {
+    "name": "large",
+    "cohort": {
+        "patient": "patient",
+        "train_fraction": 0.6,
+        "min_declared": PATIENTS,
+        "label": {"column": "labels", "classes": ["well", "ill"]},
+        "image": {"size": SIZE},
+    },
+    "model": {"name": "resnet18"},
+    "learner": {"local_steps": 1, "learning_rate": 0.1, "sampling_rate": 0.5},
+    "rounds": {"count": ROUNDS, "quorum": len(SITES)},
+    "privacy": {"sigma": 4.0, "delta": 1e-3},
+}
 
 
 @pytest.fixture
-def site(plan: Plan) -> Iterator[Path]:
-    parent = Path(tempfile.mkdtemp(prefix="gr-"))  # a short path: it holds a socket
-    rng = np.random.default_rng(0)
-    np.savez(
-        parent / "images.npz",
-        images=rng.integers(0, 255, (PATIENTS, SIZE, SIZE), dtype=np.uint8),
-        labels=np.array(["well", "ill"] * (PATIENTS // 2)),
-        patient=np.array([f"p{i}" for i in range(PATIENTS)]),
-    )
-    cohort = CohortConfig(
-        name="site",
-        path=parent / "images.npz",
-        declared=PATIENTS,
-        split_key="07" * 16,
-        device="cpu",
-    )
-    (parent / "site").mkdir()
-    policy = Policy(epsilon=100.0, delta=1e-2)
-    write_site(parent / "site", cohort=cohort, policy=policy, plans=[plan])
-    yield parent / "site"
-    shutil.rmtree(parent)
+def world() -> Iterator[World]:
+    """A coordinator and hospitals that run and have approved the study."""
+    with tempfile.TemporaryDirectory(prefix="gr-") as made, World(Path(made)) as world:
+        (world.folder / "study.toml").write_text(dump_toml(STUDY))
+        for seed, name in enumerate(SITES):
+            rng = np.random.default_rng(seed)
+            np.savez(
+                world.folder / f"{name}.npz",
+                images=rng.integers(0, 255, (PATIENTS, SIZE, SIZE), dtype=np.uint8),
+                labels=np.array(["well", "ill"] * (PATIENTS // 2)),
+                patient=np.array([f"p{i}" for i in range(PATIENTS)]),
+            )
+            data = world.folder / f"{name}.npz"
+            world.enrol(name, data, declared=PATIENTS, epsilon=100.0)
+            world.run("site", "approve", name, "study.toml", "--by", "Dr Test")
+        world.run("server", "start", "coordinator")
+        for command in [world.start("site", "start", name) for name in SITES]:
+            _, said = command.communicate(timeout=300)
+            assert command.returncode == 0, said
+        yield world
 
 
 def memory(process: int) -> dict[str, int]:
@@ -87,38 +76,44 @@ def memory(process: int) -> dict[str, int]:
     return {name.rstrip(":"): 1024 * int(value) for name, value, _ in rows}
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_an_agent_grows_by_no_more_than_six_copies_of_a_large_models_weights(
-    plan: Plan, site: Path
+def growth(now: dict[str, int], idle: dict[str, int]) -> int:
+    """Return by how much a process's peak lies above its idle memory.
+
+    What it mapped of libraries' files in between does not count: torch's code, which is read when a
+    model first runs, belongs to no round and is shared with every other process.
+    """
+    return now["VmHWM"] - idle["VmRSS"] - (now["RssFile"] - idle["RssFile"])
+
+
+def test_a_large_delta_passes_agent_relay_and_superlink_and_each_has_room_for_it(
+    world: World,
 ) -> None:
-    """The limit is 1.5 times model, optimiser, gradients and delta, a copy of the weights each.
+    """The agent's limit is 1.5 times model, optimiser, gradients and delta, each a copy of weights.
 
     The model is its parameters, the optimiser the step's noisy sum, the gradients one record's, and
-    the delta what is sent. Against it stands the process's peak resident memory less that when
-    it was idle, less what it mapped of libraries' files in between: torch's code, which is read
-    when a model first runs, belongs to no round and is shared with every other process.
+    the delta what is sent.
     """
-    weights = encode(params_of(build(plan.study)))
-    command = [sys.executable, "-P", "-m", "client.rpc.service", str(site)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (site / "agent.log").open("wb") as log:
-        agent = subprocess.Popen(command, cwd=ROOT, stderr=log, env=environment)
-    try:
-        until(lambda: admin.is_running(site), what="the agent's start")
-        idle = memory(agent.pid)
-        for number in (1, 2):
-            asked = {"kind": "train", "digest": plan.digest, "run": "r1", "round": number}
-            answer = ask_agent(f"unix:{site}/relay/agent.sock", Envelope(asked, weights))
-            assert answer.header["status"] == "ok", answer.header
-            delta = decode(answer.payload)
-            assert sum(v.numel() for v in delta.values()) > 11e6
-            assert misfit(delta, decode(weights)) is None
-            assert any(bool(torch.any(v != 0)) for v in delta.values())
-            now = memory(agent.pid)
-            libraries = now["RssFile"] - idle["RssFile"]
-            growth = now["VmHWM"] - idle["VmRSS"] - libraries
-            figures = f"{growth / 1e6:.0f} MB and {libraries / 1e6:.0f} MB of libraries' code"
-            assert growth <= 1.5 * 4 * len(weights), figures
-    finally:
-        agent.terminate()
-        assert agent.wait(60) == 0
+    pids = {n: int((world.folder / n / "run" / "agent.pid").read_text()) for n in SITES}
+    (link,) = processes(rf"flower_superlink .*{world.folder}/coordinator/")
+    idle = {pid: memory(pid) for pid in (*pids.values(), link)}
+
+    metrics = world.json("server", "run", "coordinator", "study.toml")
+
+    assert metrics["missed"] == []
+    assert [(s["name"], s["status"]) for s in metrics["sites"]] == [(n, "took part") for n in SITES]
+    weights = world.weights(metrics["run"])
+    run_dir = world.folder / "coordinator" / "runs" / metrics["run"]
+    first = load_state(at_round(checkpoint_folder(run_dir, metrics["run"]), 0)).params
+    assert sum(v.numel() for v in weights.values()) == PARAMETERS
+    assert misfit(weights, first) is None
+    assert all(bool(torch.any(weights[name] != first[name])) for name in first)
+
+    grown = {pid: growth(memory(pid), idle[pid]) for pid in idle}
+    for name, pid in pids.items():
+        assert grown[pid] <= 1.5 * 4 * WEIGHTS, f"{name}: {grown[pid] / 1e6:.0f} MB"
+    # The SuperLink's database, and its log of changes, keep the messages of one round and not those
+    # before it; each message passes through several copies in its memory.
+    of_a_round = (1 + len(SITES)) * WEIGHTS
+    kept = sum(p.stat().st_size for p in (world.folder / "coordinator").glob("state.db*"))
+    assert kept <= 2 * of_a_round, f"state.db: {kept / 1e6:.0f} MB"
+    assert grown[link] <= 6 * of_a_round, f"SuperLink: {grown[link] / 1e6:.0f} MB"

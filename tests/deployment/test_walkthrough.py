@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.deployed_world import World, free_port
+from simulations.deployed import free_port
+from tests.deployed_world import World
 from tests.documents import ROOT, blocks, section
 
 pytestmark = [

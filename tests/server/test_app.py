@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from client.agent import close_agents
 from common.errors import GrandroundsError, RunError, StudyError
 from common.models import initial_params
 from common.plan import write_plan
+from common.running import daemon
 from common.wire import unpack
 from server.rounds.checkpoint import at_round, checkpoint_folder, load_state
 from server.rounds.federation import LOG
-from server.store import Store
+from server.store import Store, program
 from simulations.grid import ClientCallable, InProcessGrid, server_context
 from tests.small_world import hospital, small_plan
 
@@ -135,6 +137,27 @@ def test_another_error_of_the_system_is_not_called_a_full_disk(
     monkeypatch.setattr(server.rounds.loop, "save_state", broken)
     with pytest.raises(OSError, match="Input/output"):
         start(config)
+
+
+def test_a_deployed_run_has_one_program_which_holds_the_folder_until_it_ends(
+    config: dict[str, Any],
+) -> None:
+    deployed = {**config, "sites-dir": ""}
+    pid_file = program(Path(config["run-dir"]))
+    holders = []
+
+    def looking(message: Message, context: Context) -> Message:
+        holders.append(daemon.holder(pid_file))
+        raise OSError("cable")
+
+    with pytest.raises(RunError, match="cable"):
+        start(deployed, looking)
+    assert set(holders) == {os.getpid()}
+    assert daemon.holder(pid_file) is None
+    before = job(config)
+    with daemon.hold(pid_file), pytest.raises(RunError, match="runs already"):
+        start(deployed, looking)
+    assert job(config) == before  # the program that runs has the word
 
 
 def test_a_job_is_not_resumed_with_another_study(config: dict[str, Any], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError, is_disk_full
-from server.store import Introduction, Reply, Store
+from server.store import Introduction, Receipt, Reply, Store
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def row(
         "reserves": reserves,
         "norm": norm,
         "fingerprint": fingerprint,
+        "tag": None,
     }
 
 
@@ -180,17 +181,28 @@ def test_who_missed_what_and_why_is_one_table(store: Store) -> None:
 
 
 def test_the_past_is_the_highest_receipt_of_each_site_of_the_job(store: Store) -> None:
-    for number, (reserves, epsilon) in enumerate([(1, 0.5), (3, 0.75), (None, None)], start=1):
-        answers = [Reply("alpha", "ok", reserves=reserves, epsilon=epsilon)]
+    # Break it once: take the tag of the newest answer, which is not that of the highest count.
+    had = [(1, 0.5, "one"), (3, 0.75, "three"), (2, 0.6, "two"), (None, None, None)]
+    for number, (reserves, epsilon, tag) in enumerate(had, start=1):
+        answers = [Reply("alpha", "ok", reserves=reserves, epsilon=epsilon, tag=tag)]
         store.round("main", number=number, phase="train", answers=answers, seconds=1)
     unprotected = [Reply("beta", "ok", reserves=9)]
     store.round("main", number=2, phase="evaluate", answers=unprotected, seconds=1)
     store.round("other", number=1, phase="train", answers=[Reply("alpha", "ok", reserves=50)],
                 seconds=1)  # fmt: skip
     past = store.past("main", number=2, phase="train")
-    assert past.receipts == {"alpha": (3, 0.75), "beta": (9, 0.0)}
+    assert past.receipt("alpha") == Receipt(3, "three", 0.75)
+    assert past.receipt("beta") == Receipt(9, None, 0.0)
+    assert past.receipt("gamma") == Receipt()
     assert past.answered == {"alpha"}
-    assert store.past("main", number=3, phase="train").answered == frozenset()
+    assert store.past("main", number=4, phase="train").answered == frozenset()
+
+
+def test_a_count_that_came_with_its_tag_once_keeps_it(store: Store) -> None:
+    for number, tag in enumerate([None, "three", None], start=1):
+        answers = [Reply("alpha", "ok", reserves=3, epsilon=0.5, tag=tag)]
+        store.round("main", number=number, phase="train", answers=answers, seconds=1)
+    assert store.past("main", number=4, phase="train").receipt("alpha").tag == "three"
 
 
 def test_deltas_of_earlier_rounds_are_found_by_their_fingerprints(store: Store) -> None:
@@ -243,6 +255,23 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="version 99") as caught:
         Store(tmp_path)
     assert "later" in caught.value.remedy
+
+
+def test_a_store_of_the_version_before_is_gone_on_with(tmp_path: Path) -> None:
+    # Break it once: leave out the new column.
+    store = Store(tmp_path)
+    answers = [Reply("alpha", "ok", reserves=3, epsilon=0.5, tag="three")]
+    store.round("main", number=1, phase="train", answers=answers, seconds=1)
+    store.close()
+    db = sqlite3.connect(tmp_path / "run.sqlite")
+    db.execute("ALTER TABLE replies DROP COLUMN tag")
+    db.execute("PRAGMA user_version = 2")
+    db.commit()
+    db.close()
+    for _ in range(2):
+        store = Store(tmp_path)
+        assert store.past("main", number=2, phase="train").receipt("alpha") == Receipt(3, None, 0.5)
+        store.close()
 
 
 def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -364,26 +364,6 @@ def test_the_module_is_the_command(monkeypatch, capsys):
     assert re.fullmatch(r"grandrounds [\d.]+\n", capsys.readouterr().out)
 
 
-def test_every_command_has_help_with_an_example(cli):
-    for command in (["sim", "run"], ["study", "check"], ["report"]):
-        code, out, _ = cli(*command, "--help")
-        assert code == 0
-        assert "Example: grandrounds" in out
-
-
-def test_the_commands_of_the_readme_exist(cli):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    commands = re.findall(r"^grandrounds (.*?)(?:  +#.*)?$", text, flags=re.MULTILINE)
-    assert len(commands) >= 7
-    for command in commands:
-        words = command.split()
-        known = words[:1] if words[0] == "report" else words[:2]
-        code, out, _ = cli(*known, "--help")
-        assert code == 0
-        for option in (w for w in words if w.startswith("--")):
-            assert option in out
-
-
 def test_a_wrong_data_folder_leaves_nothing_behind_and_a_right_one_resumes(cli, tmp_path):
     path = two_sites(tmp_path)
     (tmp_path / "empty").mkdir()

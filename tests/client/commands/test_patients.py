@@ -31,7 +31,10 @@ def folder(tmp_path: Path) -> Path:
     ledger = Ledger(folder / "ledger.sqlite")
     payload = encode(params_of(build(PLAN.study)))
     keep(folder, ledger=ledger, digest=PLAN.digest, run="run-1", payload=payload, card="")
-    for phase, price in (("train", PLAN.training_price()), ("evaluate", PLAN.evaluation_price())):
+    for phase, price in (
+        ("train", PLAN.training_prices()[0]),
+        ("evaluate", PLAN.evaluation_price()),
+    ):
         for number in (1, 2, 3):
             key = Key(PLAN.digest, "run-1", phase, number)
             ledger.reserve(key, delta=PLAN.delta, events=[price])

@@ -205,7 +205,7 @@ def test_backup_and_reconcile(folder: Path, tmp_path: Path) -> None:
     ledger = Ledger(folder / "ledger.sqlite")
     plan = small_plan()
     key = Key(plan.digest, "main", "train", 1)
-    ledger.reserve(key, delta=plan.delta, events=[plan.training_price()])
+    ledger.reserve(key, delta=plan.delta, events=plan.training_prices())
     ledger.close()
     (folder / "ledger.head").unlink()
     assert Ended("status", folder, "--json").json["behind"]
@@ -216,6 +216,61 @@ def test_backup_and_reconcile(folder: Path, tmp_path: Path) -> None:
 
 def test_stop_of_a_site_that_does_not_run_says_so(folder: Path) -> None:
     assert Ended("stop", folder, "--json").json == {"site": "alpha", "stopped": False}
+
+
+@pytest.mark.parametrize(
+    "text", ["epsilon = [", "epsilonn = 3", None], ids=["no TOML", "unknown key", "no file"]
+)
+def test_a_site_whose_policy_is_broken_can_be_looked_at_paused_and_stopped(
+    folder: Path, study: Path, text: str | None
+) -> None:
+    # Break it once: read the policy before the ledger is opened.
+    Ended("approve", folder, study)
+    (folder / "policy.toml").unlink()
+    if text is not None:
+        (folder / "policy.toml").write_text(text)
+    assert Ended("pause", folder, "--json").json == {"paused": True, "changed": True}
+    found = Ended("status", folder, "--json").json
+    assert (found["paused"], found["epsilon"]["allowed"]) == (True, None)
+    assert "policy.toml" in found["policy"]
+    assert [s["study"] for s in found["studies"]] == ["small"]
+    assert "no readable policy, so nothing runs" in " ".join(Ended("status", folder).out.split())
+    kinds = [e["kind"] for e in Ended("log", folder, "--verify", "--json").json["entries"]]
+    assert kinds[-1] == "pause"
+    assert Ended("stop", folder, "--json").json == {"site": "alpha", "stopped": False}
+    for command in (["budget", folder], ["approve", folder, study], ["start", folder]):
+        assert "policy.toml" in str(Ended(*command).error)
+
+
+def test_a_policy_that_can_be_read_is_no_news(folder: Path) -> None:
+    assert Ended("status", folder, "--json").json["policy"] is None
+
+
+def test_six_characters_of_a_digest_revoke_a_study_and_five_do_not(
+    folder: Path, study: Path
+) -> None:
+    digest = Ended("approve", folder, study, "--json").json["digest"]
+    assert "6 characters or more" in str(Ended("revoke", folder, digest[:5]).error)
+    assert Ended("revoke", folder, digest[:6], "--json").json["digest"] == digest
+
+
+def test_a_relays_user_that_no_file_would_name_is_refused(tmp_path: Path) -> None:
+    done = Ended("init", *init_flags(tmp_path / "alpha"), "--relay-user", "relay")
+    assert done.code == 2
+    assert "--relay-user is 'relay'" in str(done.error)
+    assert not (tmp_path / "alpha").exists()
+
+
+@pytest.mark.parametrize("declared", [0, 10**9 + 1, 10**20])
+def test_a_declared_size_that_no_hospital_has_is_refused(
+    tmp_path: Path, folder: Path, declared: int
+) -> None:
+    flags = [declared if flag == 40 else flag for flag in init_flags(tmp_path / "beta")]
+    error = str(Ended("init", *flags).error)
+    assert f"--declared is {declared}" in error
+    config = folder / "cohort.toml"
+    config.write_text(config.read_text().replace("declared = 40", f"declared = {declared}"))
+    assert f"declared is {declared}" in str(Ended("status", folder).error)
 
 
 def test_start_without_a_kit_says_what_to_do(folder: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from client.desk import administration
 from client.desk.administration import COMMANDS, OwnDesk, opened, perform, perform_locally
+from client.desk.approval import runs_approved
 from client.desk.backup import back_up
-from client.ledger import Key
+from client.ledger import Key, Ledger
 from client.patients.checkup import check_up
 from client.policy.spending import held
 from client.site import load_site
@@ -43,7 +44,7 @@ def desk(folder: Path) -> Iterator[OwnDesk]:
 
 def spend(desk: OwnDesk, plan: Plan, *, rounds: int) -> None:
     key = Key(plan.digest, "main", "train", rounds)
-    desk.ledger.reserve(key, delta=plan.delta, events=[plan.training_price(rounds=rounds)])
+    desk.ledger.reserve(key, delta=plan.delta, events=plan.training_prices(rounds=rounds))
 
 
 def test_every_command_that_the_agent_is_asked_for_is_there() -> None:
@@ -273,3 +274,17 @@ def test_a_ledger_that_the_coordinator_knows_more_of_is_reconciled_by_its_study(
     assert "has seen 5" in (desk.ledger.behind or "")
     perform_locally(desk, "revoke", {"study": "small"})  # its plan is still beside the record
     assert perform_locally(desk, "reconcile", {})["charged"][0]["digest"] == plan.digest
+
+
+def test_a_reconciliation_stands_for_every_release_that_it_charges(
+    desk: OwnDesk, plan: Plan, tmp_path: Path
+) -> None:
+    """Fault it is for: receipts of lost releases, true as they are, block the site once more."""
+    back_up(desk.folder, desk.ledger, tmp_path / "kept.zip")
+    copy = restored(desk.folder, tmp_path / "kept.zip", tmp_path / "copy")
+    perform(copy, "reconcile")
+    ledger = Ledger(copy / "ledger.sqlite")
+    runs = runs_approved(ledger, plan.digest) or 1
+    ledger.check_seen(plan.digest, runs * (plan.study.rounds.count + 1))
+    assert ledger.behind is None
+    ledger.close()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from client.desk.administration import OwnDesk, opened, perform, perform_locally
-from client.desk.approval import approve, judge
+from client.desk.approval import approve
 from client.desk.changes import changed_rules
+from client.desk.opinion import judge
 from client.ledger import Key, Ledger
 from client.policy import Policy, Reason
 from client.site import load_site
@@ -54,7 +55,7 @@ def written(folder: Path) -> set[str]:
 
 def spend(desk: OwnDesk, plan: Plan, *, rounds: int, run: str = "main") -> None:
     key = Key(plan.digest, run, "train", 1)
-    desk.ledger.reserve(key, delta=plan.delta, events=[plan.training_price(rounds=rounds)])
+    desk.ledger.reserve(key, delta=plan.delta, events=plan.training_prices(rounds=rounds))
 
 
 def test_an_approval_is_a_plan_a_record_and_an_entry(desk: OwnDesk, plan: Plan) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from client.desk.budget import Budget, budget, budget_of, burn_down
-from client.ledger import Account, Key, Ledger
+from client.desk.budget import Budget, budget, budget_of
+from client.desk.burn_down import burn_down
+from client.desk.cohorts import Groups
+from client.ledger import Account, Charge, Key, Ledger
 from client.policy import Policy
+from client.site import CohortConfig, Site
 from common.errors import GrandroundsError
 from common.plan import Plan
 from common.privacy.events import PoissonGaussian, Unprotected
@@ -39,11 +42,18 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def spend(ledger: Ledger, plan: Plan, *rounds: int) -> None:
     for number in rounds:
         key = Key(plan.digest, "main", "train", number)
-        ledger.reserve(key, delta=plan.delta, events=[plan.training_price()])
+        ledger.reserve(key, delta=plan.delta, events=plan.training_prices())
 
 
 def found(ledger: Ledger, *plans: Plan) -> Budget:
-    return budget_of(ledger.accounts(), policy=POLICY, plans={p.digest: p for p in plans})
+    plans_of = {p.digest: p for p in plans}
+    return budget_of(ledger.accounts(), policy=POLICY, plans=plans_of, groups=single(ledger))
+
+
+def single(ledger: Ledger) -> Groups:
+    """Return the groups of a site with a single cohort."""
+    cohort = CohortConfig(name="alpha", path=Path("alpha.csv"), declared=40, split_key="07" * 16)
+    return Groups(Site(Path(), cohort, POLICY), ledger)
 
 
 def test_nothing_spent_leaves_everything(ledger: Ledger, plan: Plan) -> None:
@@ -86,7 +96,7 @@ def test_studies_add_up(ledger: Ledger, plan: Plan, other: Plan) -> None:
 def test_a_budget_that_is_used_up_is_never_negative(ledger: Ledger, plan: Plan) -> None:
     spend(ledger, plan, 1)
     little = Policy(epsilon=0.1, delta=1e-6)
-    made = budget_of(ledger.accounts(), policy=little, plans={})
+    made = budget_of(ledger.accounts(), policy=little, plans={}, groups=single(ledger))
     assert (made.epsilon.left, made.delta.left) == (0, 0)
 
 
@@ -100,13 +110,13 @@ def test_a_value_without_noise_is_infinite_and_none_in_json(ledger: Ledger) -> N
     assert (values["unit"], values["adjacency"]) == ("patient", "add/remove one patient")
 
 
-def test_studies_of_different_adjacency_are_never_added() -> None:
+def test_studies_of_different_adjacency_are_never_added(ledger: Ledger) -> None:
     accounts = [
         Account(digest * 64, 1e-4, (PoissonGaussian(2.0, 1.0, 1, "train", adjacency=adjacency),))
         for digest, adjacency in (("a", "add_remove"), ("b", "replace"))
     ]
     with pytest.raises(GrandroundsError, match="different adjacency"):
-        budget_of(accounts, policy=POLICY, plans={})
+        budget_of(accounts, policy=POLICY, plans={}, groups=single(ledger))
 
 
 # Over time
@@ -119,7 +129,7 @@ def test_the_burn_down_shows_each_study_and_the_sum_after_each_charge(
     spend(ledger, plan, 1)
     spend(ledger, other, 1)
     spend(ledger, plan, 2)
-    points = burn_down(ledger.entries())
+    points = burn_down(ledger.entries(), single(ledger))
     one, two, three = plan.epsilon_after(1), other.epsilon_after(1), plan.epsilon_after(2)
     assert [(p.seq, p.digest, p.study, p.total) for p in points] == [
         (2, plan.digest, one, one),
@@ -134,7 +144,7 @@ def test_a_long_burn_down_is_thinned_but_keeps_its_ends(
     spend(ledger, plan, *range(1, 10))
     spend(ledger, other, 1, 2)
     spend(ledger, plan, *range(10, 20))
-    points = burn_down(ledger.entries(), most=3)
+    points = burn_down(ledger.entries(), single(ledger), most=3)
     assert [p.seq for p in points] == [1, 8, 10, 11, 15, 21]
     assert points[-1].study == plan.epsilon_after(19)
 
@@ -146,8 +156,8 @@ def test_a_reconciliation_burns_too(tmp_path: Path, plan: Plan) -> None:
     first.close()
     path.with_suffix(".head").unlink()
     ledger = Ledger(path)
-    ledger.reconcile([(plan.digest, plan.delta, [plan.training_price(rounds=3)])], "restored")
-    assert [p.study for p in burn_down(ledger.entries())] == [
+    ledger.reconcile([Charge(plan.digest, plan.delta, plan.training_prices(rounds=3))], "restored")
+    assert [p.study for p in burn_down(ledger.entries(), single(ledger))] == [
         plan.epsilon_after(1),
         plan.epsilon_after(4),
     ]
@@ -159,7 +169,7 @@ def test_a_sites_budget_is_plain_values(tmp_path: Path, plan: Plan) -> None:
     ledger = Ledger(site.ledger_path)
     spend(ledger, plan, 1)
     values = budget(site, ledger)
-    assert values["cohort"] == "alpha"
+    assert values["site"] == "alpha"
     assert values["studies"][0]["digest"] == plan.digest
     [point] = values["burn_down"]
     assert point["study"] == point["total"] == plan.epsilon_after(1)

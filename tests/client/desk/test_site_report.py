@@ -45,7 +45,7 @@ def ledger(folder: Path) -> Iterator[Ledger]:
 
 def answer(ledger: Ledger, plan: Plan, phase: str, number: int) -> None:
     key = Key(plan.digest, "run-1", phase, number)
-    price = plan.training_price() if phase == "train" else plan.evaluation_price()
+    price = plan.training_prices()[0] if phase == "train" else plan.evaluation_price()
     entry = ledger.reserve(key, delta=plan.delta, events=[price])
     ledger.commit(entry, key, b"")
 
@@ -73,7 +73,7 @@ def test_spending_adds_up_over_studies_and_what_is_begun_is_held(
     answer(ledger, OTHER, "train", 1)
     values = site_values(folder, ledger)
     two = PLAN.epsilon_after(2)
-    one = epsilon([OTHER.training_price()], delta=OTHER.delta)
+    one = epsilon(OTHER.training_prices(), delta=OTHER.delta)
     assert values["spent"]["epsilon"] == pytest.approx(two + one)
     assert values["spent"]["delta"] == pytest.approx(PLAN.delta + OTHER.delta)
     assert values["held"]["epsilon"] == pytest.approx(PLAN.epsilon + OTHER.epsilon)
@@ -90,7 +90,7 @@ def test_a_study_shows_its_rounds_and_its_refusals(folder: Path, ledger: Ledger)
     answer(ledger, PLAN, "train", 1)
     answer(ledger, PLAN, "evaluate", 3)
     key = Key(PLAN.digest, "run-1", "train", 2)
-    ledger.reserve(key, delta=PLAN.delta, events=[PLAN.training_price()])  # and no answer
+    ledger.reserve(key, delta=PLAN.delta, events=PLAN.training_prices())  # and no answer
     body = {"reason": "BUDGET", "phase": "train", "run": "run-1", "round": "3"}
     ledger.record("refusal", {**body, "digest": PLAN.digest})
     ledger.record("refusal", {**body, "digest": "nonsense", "reason": "UNKNOWN_STUDY"})
@@ -123,7 +123,7 @@ def test_long_studies_are_drawn_with_few_points_and_their_end(
             answer(ledger, PLAN, "train", number)
     drawn = site_values(folder, ledger)["spending"]
     assert len(drawn) <= 5
-    whole = epsilon([PLAN.training_price(rounds=10)], delta=PLAN.delta)
+    whole = epsilon(PLAN.training_prices(rounds=10), delta=PLAN.delta)
     assert drawn[-1]["epsilon"] == pytest.approx(whole)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import Key, Ledger
+from client.ledger import Charge, Key, Ledger
 from client.patients.uses import LOST
 from client.patients.withdrawal import mark_of, read_secret, withdraw, withdrawn_at
 from client.site import load_site
@@ -36,7 +36,7 @@ def site_with(folder: Path, *plans: Plan) -> Ledger:
 
 
 def reserve(ledger: Ledger, plan: Plan, run: str, phase: str, *rounds: int) -> None:
-    event = plan.training_price() if phase == "train" else plan.evaluation_price()
+    event = plan.training_prices()[0] if phase == "train" else plan.evaluation_price()
     events = [event] if phase in ("train", "evaluate") else []
     for number in rounds:
         key = Key(plan.digest, run, phase, number)
@@ -149,8 +149,9 @@ def test_a_study_without_ids_explains_how_to_name_a_record(tmp_path: Path) -> No
         withdraw(tmp_path / "site", ledger, patient="17")
     assert "record:17" in error.value.remedy
     for wrong in ("record:0", "record:4000"):
-        with pytest.raises(SiteError):
+        with pytest.raises(SiteError, match=f"'{wrong}', .* has a record of that number") as error:
             withdraw(tmp_path / "site", ledger, patient=wrong, anyway=True)
+        assert "from 1" in error.value.remedy
     site = load_site(tmp_path / "site")
     before = read_cohort(site.source, NO_IDS.study.cohort)
     (use,) = withdraw(tmp_path / "site", ledger, patient="record:2")["runs"]
@@ -210,7 +211,7 @@ def test_a_site_without_its_secret_withdraws_nobody(folder: Path, ledger: Ledger
 
 def test_what_was_charged_by_a_reconciliation_is_listed(folder: Path, ledger: Ledger) -> None:
     ledger.check_seen(PLAN.digest, 2)
-    price = (PLAN.training_price(rounds=3), PLAN.evaluation_price())
-    ledger.reconcile([(PLAN.digest, PLAN.delta, price)], "restored")
+    price = (*PLAN.training_prices(rounds=3), PLAN.evaluation_price())
+    ledger.reconcile([Charge(PLAN.digest, PLAN.delta, price)], "restored")
     (use,) = withdraw(folder, ledger, patient=TRAINING)["runs"]
     assert (use["run"], use["part"], use["rounds"]) == (LOST, "train", [])

@@ -21,7 +21,7 @@ def plan() -> Plan:
 
 
 def account(plan: Plan, *, rounds: int, runs: frozenset[str] = frozenset({"main"})) -> Account:
-    events = (plan.training_price(rounds=rounds),) if rounds else ()
+    events = plan.training_prices(rounds=rounds) if rounds else ()
     return Account(plan.digest, plan.delta, events, runs, reserves=rounds)
 
 
@@ -33,7 +33,8 @@ def objection(
     run: str = "main",
     **circumstances: Any,
 ) -> Reason | None:
-    return policy.objection(plan, declared=declared, run=run, accounts=accounts, **circumstances)
+    ruling = Ruling(policy, **circumstances)
+    return ruling.objection(plan, declared=declared, run=run, accounts=accounts)
 
 
 def test_a_plan_within_every_limit_is_let_through(plan: Plan) -> None:
@@ -41,7 +42,7 @@ def test_a_plan_within_every_limit_is_let_through(plan: Plan) -> None:
     whole = Account(
         plan.digest,
         plan.delta,
-        (plan.training_price(rounds=3), plan.evaluation_price()),
+        (*plan.training_prices(rounds=3), plan.evaluation_price()),
         frozenset({"main"}),
         reserves=4,
     )
@@ -214,6 +215,8 @@ def test_only_so_many_runs_of_a_study(plan: Plan) -> None:
         {"epsilon": 1, "hours": "24:00-06:00"},
         {"epsilon": 1, "hours": "06:00-06:00"},
         {"epsilon": 1, "releases": ["predict"]},
+        {"epsilon": 1, "learners": ["reptil"]},
+        {"epsilon": 1, "models": ["logistic", "resnet"]},
         {"epsilon": 1, "max_steps": 0},
         {"epsilon": 1, "min_sigma": -1},
         {"epsilon": 1, "min_cohort": 0},
@@ -227,3 +230,14 @@ def test_a_policy_that_means_nothing_is_refused(values: dict[str, Any]) -> None:
 def test_a_policy_is_strict_unless_it_says_otherwise() -> None:
     policy = Policy(epsilon=1, delta=1e-3)
     assert (policy.runs, policy.allow_unprotected, policy.noise_seed) == (1, False, None)
+
+
+def test_a_promise_of_another_adjacency_is_not_added_up(plan: Plan) -> None:
+    """Fault it is for: epsilon of exchanged episodes added to epsilon of patients more or less."""
+    meta = {"unit": "episode", "episodes": 4}
+    episodes = small_plan(learner={"name": "maml", "learning_rate": 0.1, "meta": meta})
+    assert episodes.adjacency == "replace"
+    large = Policy(epsilon=1e3, delta=1e-2)
+    assert objection(large, episodes, account(episodes, rounds=1)) is None
+    assert objection(large, episodes, account(plan, rounds=1)) is Reason.OTHER_ADJACENCY
+    assert objection(large, plan, account(episodes, rounds=1)) is Reason.OTHER_ADJACENCY

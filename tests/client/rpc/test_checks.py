@@ -12,7 +12,7 @@ from client.ledger import Key, Ledger
 from client.rpc import checks
 from client.rpc.checks import Budget, Unchanged, checks_of
 from client.site import Site, write_site
-from tests.small_world import hospital, roomy, small_plan
+from tests.small_world import add_cohort, hospital, roomy, small_plan
 
 PLAN = small_plan()
 
@@ -91,10 +91,33 @@ def test_the_budget_is_not_well_when_it_is_spent(site: Site, ledger: Ledger) -> 
     check = Budget(site.folder, ledger)
     assert check()
     key = Key(PLAN.digest, "r1", "train", 1)
-    ledger.reserve(key, delta=PLAN.delta, events=[PLAN.training_price()])
+    ledger.reserve(key, delta=PLAN.delta, events=PLAN.training_prices())
     assert check()
     # One round is more than a policy of so little allows for a life.
     write_site(site.folder, cohort=site.cohort, policy=roomy(PLAN, epsilon=0.001), plans=[PLAN])
+    assert not check()
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_the_budget_is_well_while_some_cohorts_patients_have_any_left(
+    site: Site, ledger: Ledger, disjoint: bool
+) -> None:
+    ledger.record("approval", {"digest": PLAN.digest})
+    key = Key(PLAN.digest, "r1", "train", 1)
+    ledger.reserve(key, delta=PLAN.delta, events=PLAN.training_prices())
+    write_site(site.folder, cohort=site.cohort, policy=roomy(PLAN, epsilon=0.001), plans=[PLAN])
+    check = Budget(site.folder, ledger)
+    assert not check()
+    add_cohort(site.folder, "ward", disjoint=disjoint)
+    assert check() is disjoint
+
+
+def test_a_change_of_any_cohorts_file_is_noticed(site: Site, ledger: Ledger) -> None:
+    # Break it once: look at the main cohort alone.
+    data = add_cohort(site.folder, "ward")
+    check = checks_of(site.folder, ledger)["data"]
+    assert check()
+    data.write_text(data.read_text() + "p99,99,120.0,ill\n")
     assert not check()
 
 

@@ -198,12 +198,20 @@ def test_a_kind_that_there_is_none_of_is_malformed(hospital: Hospital, kind: obj
     hospital.assert_refused(hospital.ask(kind=kind), Reason.MALFORMED)
 
 
-@pytest.mark.parametrize("seen", [10_000, 2**31, 2**53 - 1, 2**64, 10**300, -1, True, 1.0, "1"])
-def test_a_count_that_the_plan_cannot_have_come_to_blocks_nothing(
-    hospital: Hospital, seen: object
-) -> None:
-    """Break it once: believe every number, and the site stops until it pays for a whole plan."""
+@pytest.mark.parametrize("seen", [2**64, 10**300, -1, True, 1.0, "1"])
+def test_a_count_that_is_none_is_malformed(hospital: Hospital, seen: object) -> None:
     hospital.assert_refused(hospital.ask(seen=seen), Reason.MALFORMED)
+
+
+@pytest.mark.parametrize("seen", [2, 3, 10_000, 2**53])
+@pytest.mark.parametrize("tag", [None, "", "0" * 64, "of another count"])
+def test_a_count_that_no_receipt_of_this_hospital_bears_out_blocks_nothing(
+    hospital: Hospital, seen: int, tag: str | None
+) -> None:
+    """Break it once: believe the number, and the site stops until it pays for a whole plan."""
+    given = hospital.work().header["tag"]
+    proof = {} if tag is None else {"tag": given if tag.startswith("of") else tag}
+    hospital.assert_refused(hospital.ask(round=2, seen=seen, **proof), Reason.FALSE_RECEIPT)
     assert hospital.agent.ledger.entries("behind") == []
 
 

@@ -65,6 +65,16 @@ def test_each_relay_has_its_own_process_arguments_and_none_of_our_modules(host: 
     assert any("['flwr-clientapp', '--token', \"a b'c\"] []" in line for line in lines)
 
 
+def test_what_relays_print_is_kept_short(host: Path) -> None:
+    log, size = host / "log", 2**24
+    with log.open("wb") as file:
+        file.truncate(size + 1)
+    assert knock(host, "--new") == 0
+    until(lambda: "--new" in log.read_text())
+    assert len(log.read_text().splitlines()) == 1
+    assert (host / "log.1").stat().st_size == size
+
+
 def test_nonsense_at_the_door_is_ignored(host: Path) -> None:
     import socket
 

@@ -29,6 +29,7 @@ from common.errors import GrandroundsError, SiteError
 from common.running import daemon
 from common.running.supervision import Child
 from common.schema import dump_toml
+from tests.small_world import made_site
 
 NOW = datetime.now(UTC)
 
@@ -103,6 +104,18 @@ def test_a_site_has_an_agent_and_the_relays_processes(site: Path, started: list[
     assert after(executor.command, "--runtime-api-address") == f"127.0.0.1:{port}"
     assert after(node.command, "--host") == "127.0.0.1"
     assert agent.grace_s >= 30  # a round that is being computed may finish
+
+
+def test_a_file_that_is_no_ledger_forbids_the_start_and_is_left_as_it_is(tmp_path: Path) -> None:
+    folder, junk = made_site(tmp_path / "alpha"), b"this is not a database" * 100
+    make_authority(folder / "kit" / "ca.crt")
+    write_kit(folder)
+    (folder / "ledger.sqlite").write_bytes(junk)
+    with pytest.raises(SiteError, match=r"ledger.sqlite' cannot be opened") as caught:
+        start_site(folder)
+    assert "backup" in caught.value.remedy
+    assert (folder / "ledger.sqlite").read_bytes() == junk
+    assert daemon.holder(pid_file(folder)) is None
 
 
 def test_the_relays_processes_get_nothing_of_the_sites_environment(
@@ -251,6 +264,24 @@ def test_a_relay_user_that_could_read_patients_is_refused(
         opened = site.rename(Path(place) / "alpha")
         opened.chmod(0o711)
         _refuses_who_can_read(opened, python, monkeypatch)
+
+
+def test_the_files_of_every_cohort_are_kept_from_the_relays_user(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Break it once: hand on the main cohort's path alone.
+    seen: list[Path] = []
+
+    def prepare(*_: object, private: Sequence[Path], **__: object) -> None:
+        seen.extend(private)
+        raise SiteError("enough", remedy="none")
+
+    with (site / "cohort.toml").open("a") as file:
+        file.write('[cohorts.ward]\npath = "/srv/ward.csv"\ndeclared = 40\n')
+    monkeypatch.setattr(start_module, "prepare_relay", prepare)
+    with pytest.raises(SiteError, match="enough"):
+        start_site(site, StartOptions(relay_user="nobody"), foreground=True)
+    assert {site / "patients.csv", Path("/srv/ward.csv")} <= set(seen)
 
 
 def _refuses_who_can_read(site: Path, python: Path, monkeypatch: pytest.MonkeyPatch) -> None:

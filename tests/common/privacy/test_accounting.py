@@ -103,7 +103,7 @@ def test_compiled_plan_costs_what_dp_accounting_says_and_opacus_agrees(name):
     assert plan.epsilon == max(train, holdout)
     assert plan.epsilon <= rules.privacy.epsilon
     # Opacus returns its upper end: the truth is at most two errors below it, and not above.
-    prv = prv_epsilon([plan.training_price(rounds=rules.rounds.count)], delta=plan.delta)
+    prv = prv_epsilon(plan.training_prices(rounds=rules.rounds.count), delta=plan.delta)
     assert prv - 2 * PRV_ERROR - 1e-3 <= train <= prv + 1e-3
     if q == 1:
         exact = closed_form(plan.sigma, steps, plan.delta)
@@ -181,7 +181,7 @@ def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise():
 )
 def test_calibrated_sigma_is_the_smallest_in_steps_of_a_thousandth(target, delta, q, count):
     sigma = calibrate_sigma(
-        target_epsilon=target, delta=delta, price=lambda s: gauss(s, count, q=q)
+        target_epsilon=target, delta=delta, price=lambda s: [gauss(s, count, q=q)]
     )
     assert sigma == round(sigma, 3)
 
@@ -193,12 +193,13 @@ def test_calibrated_sigma_is_the_smallest_in_steps_of_a_thousandth(target, delta
 
 def test_calibration_has_a_floor():
     # A price of ten times the noise meets the target far below the floor, and cheaply to compute.
-    assert calibrate_sigma(target_epsilon=50.0, delta=1e-2, price=lambda s: gauss(10 * s, 1)) == 0.1
+    found = calibrate_sigma(target_epsilon=50.0, delta=1e-2, price=lambda s: [gauss(10 * s, 1)])
+    assert found == 0.1
 
 
 def test_calibration_that_no_noise_meets_names_field_and_remedy():
     with pytest.raises(StudyError, match=r"privacy\.epsilon is 1e-05.*(?s:.)*remedy: raise"):
-        calibrate_sigma(target_epsilon=1e-5, delta=1e-9, price=lambda s: gauss(s, 100_000))
+        calibrate_sigma(target_epsilon=1e-5, delta=1e-9, price=lambda s: [gauss(s, 100_000)])
 
 
 def test_delta_limit_and_subsampling():

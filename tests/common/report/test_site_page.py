@@ -120,11 +120,16 @@ def test_pictures_speak() -> None:
 
 
 def test_a_picture_of_one_moment_has_a_width() -> None:
-    at = {"at": "2026-01-10T08:00:00+00:00", "study": "heart", "epsilon": 1.0}
+    at = {"at": "2026-01-10T08:00:00+00:00", "study": "heart", "epsilon": 1.0, "cohorts": "main"}
     ElementTree.fromstring(burn_down(example(spending=[at])))
 
 
 def test_no_picture_where_there_is_nothing_to_draw() -> None:
-    unbounded = {"at": "2026-01-10T08:00:00+00:00", "study": "heart", "epsilon": None}
+    unbounded = {
+        "at": "2026-01-10T08:00:00+00:00",
+        "study": "heart",
+        "epsilon": None,
+        "cohorts": "main",
+    }
     assert burn_down(example(spending=[unbounded])) == ""
     assert calibration_here(example(models=[])) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,25 @@ def test_a_program_that_fails_otherwise_shows_its_last_lines(tmp_path: Path) -> 
             ready=lambda: False,
             timeout_s=30,
         )
+
+
+def test_a_program_goes_on_in_a_log_that_was_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "talks.py").write_text(
+        "import time\nfrom pathlib import Path\nprint('one', flush=True)\n"
+        "while not Path('go').exists(): time.sleep(0.02)\nprint('two', flush=True)\n"
+    )
+    log = tmp_path / "log"
+    daemon.start(
+        "talks",
+        log=log,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        ready=lambda: log.read_text() == "one\n",
+        timeout_s=30,
+    )
+    os.truncate(log, 0)
+    (tmp_path / "go").touch()
+    end = time.monotonic() + 30
+    while not log.stat().st_size:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert log.read_bytes() == b"two\n"

@@ -200,20 +200,45 @@ def test_a_program_that_is_missing_is_told_not_raised(tmp_path: Path) -> None:
     assert "gone" in events[0].reason
 
 
-def test_a_log_beyond_its_size_is_begun_anew(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with log.open("wb") as file:
-        file.truncate(17 * 2**20)
-    stop = threading.Event()
-    child = Child("c", (sys.executable, "-S", "-c", "print('new')"), {}, tmp_path, log)
+_COUNTS = """
+import itertools, time
+for number in itertools.count():
+    print(f"{number:09}", flush=True)
+    time.sleep(0.0005)
+"""
 
-    def watch(event: Event) -> None:
-        if event.what == "ended":
-            stop.set()
 
-    supervise([child], stop=stop, on_event=watch)
-    assert log.read_text() == "new\n"
-    assert (tmp_path / "log.1").stat().st_size == 17 * 2**20
+def test_a_log_never_grows_beyond_its_size_while_its_process_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 2000
+    monkeypatch.setattr("common.running.processes._LOG_BYTES", limit)
+    log, beside = tmp_path / "c.log", tmp_path / "other.log"
+    older = tmp_path / "c.log.1"
+    beside.write_text("x" * (2 * limit))  # what nobody supervised writes
+    (tmp_path / "book.sqlite").write_text("x" * (2 * limit))
+    stop, events = threading.Event(), list[Event]()
+    child = Child("c", (sys.executable, "-S", "-c", _COUNTS), {}, tmp_path, log)
+    thread = threading.Thread(
+        target=supervise, args=([child],), kwargs={"stop": stop, "on_event": events.append}
+    )
+    thread.start()
+    try:
+        until(older.is_file)
+        first = older.stat().st_mtime_ns
+        until(lambda: older.stat().st_mtime_ns > first)  # and again
+    finally:
+        stop.set()
+        thread.join(timeout=20)
+    assert [event.what for event in events] == ["started", "stopped"]
+    assert older.stat().st_size == limit
+    assert older.stat().st_mode & 0o777 == 0o600
+    lines = log.read_text().splitlines()  # its writer appends: no gap of zeros before them
+    assert all(len(line) == 9 and line.isdecimal() for line in lines)
+    assert int(lines[0]) > int(older.read_text().splitlines()[-1])
+    assert beside.read_text() == ""
+    assert (tmp_path / "other.log.1").stat().st_size == limit
+    assert (tmp_path / "book.sqlite").stat().st_size == 2 * limit
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

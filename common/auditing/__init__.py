@@ -1,0 +1,1 @@
+"""The statistics of a privacy audit: samples and counts in, outcomes and bounds out."""
