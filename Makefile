@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench clean
+.PHONY: help setup demo test test-slow check format bench bench-deployment audit clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Set up .venv with everything the project needs (Python 3.11 or later)
 
@@ -41,6 +41,12 @@ format: setup ## Format the code
 
 bench: setup ## Print speed: demo, heart, and in process against Flower's simulation
 	$(BIN)/python -m simulations.benchmark
+
+bench-deployment: setup ## Print a deployment's speed beside stock Flower's (some minutes)
+	$(BIN)/python -m simulations.deployment_benchmark
+
+audit: setup ## Print which planted faults the audit finds, and sound engines under twenty seeds
+	$(BIN)/python -m tests.audit_tables
 
 clean: ## Remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

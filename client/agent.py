@@ -15,6 +15,8 @@ from client.desk.approval import runs_approved
 from client.desk.cohorts import counted, is_as_approved, site_of
 from client.desk.received import RUN_NAME, keep
 from client.gate import Release, decode_fitting, release
+from client.heads import keep as keep_own
+from client.heads import with_kept
 from client.ledger import Account, Key, Ledger
 from client.patients.manifest import has_changed
 from client.policy import SEEDED, Policy, Reason, Refused, Ruling
@@ -159,19 +161,24 @@ class Agent:
         return Release(key, study.plan, (), {}, dict, public, request)
 
     def _train(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
-        theta, source = decode_fitting(request.payload, study.like), self._source(key)
-        adapt = learner_for(study.plan).adapt
+        theta, source = self._weights(key, study, request), self._source(key)
+        learner = learner_for(study.plan)
+        like = learner.shared(study.delta_like)
 
         def compute() -> Params:
             cohort = study.cohort(self._ledger)
             patients = Patients(cohort.train, cohort.declared)
-            return adapt(study.private_model, theta, patients, source)
+            delta = learner.adapt(study.private_model, theta, patients, source)
+            own = {name: theta[name] + delta[name] for name in delta.keys() - like.keys()}
+            if own:  # where the next round starts from; in no payload
+                keep_own(self.folder, own, digest=key.digest, run=key.run, number=key.round)
+            return {name: delta[name] for name in like}
 
         price = study.plan.training_prices()
-        return Release(key, study.plan, price, study.like, compute, self._public, request)
+        return Release(key, study.plan, price, like, compute, self._public, request)
 
     def _evaluate(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
-        theta, source = decode_fitting(request.payload, study.like), self._source(key)
+        theta, source = self._weights(key, study, request), self._source(key)
         bins, plan = study.plan.study.evaluation.bins, study.plan
         like = {"counts": torch.zeros(plan.histograms, 2, bins, dtype=torch.float64)}
 
@@ -209,6 +216,12 @@ class Agent:
             return {}
 
         return Release(key, study.plan, (), {}, compute, self._public, request)
+
+    def _weights(self, key: Key, study: WarmStudy, request: Envelope) -> Params:
+        """Return the weights asked about, with those that this hospital keeps to itself."""
+        sent = decode_fitting(request.payload, study.like)
+        before = key.round if key.phase == "train" else key.round + 1
+        return with_kept(self.folder, sent, digest=key.digest, run=key.run, before=before)
 
     @property
     def _public(self) -> dict[str, object]:

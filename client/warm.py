@@ -14,7 +14,7 @@ from client.patients.withdrawal import withdrawn_at
 from client.site import Site
 from common.cohort.parts import Cohort
 from common.cohort.read import read_cohort
-from common.models import build, pick_device
+from common.models import build, pick_device, shapes_of, trained
 from common.params import Params
 from common.plan import Plan
 from common.privacy.engine import PrivateModel
@@ -55,10 +55,13 @@ class WarmStudy:
 
     @cached_property
     def like(self) -> Params:
-        """Names, shapes and types of the study's weights, without values."""
-        with torch.device("meta"):
-            model = build(self.plan.study)
-        return {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+        """Names, shapes and types of the study's weights, without values: what comes in."""
+        return shapes_of(self.plan.study)
+
+    @cached_property
+    def delta_like(self) -> Params:
+        """The same of what is trained: what a delta may hold, and nothing else goes out."""
+        return trained(self.plan.study, self.like)
 
     def is_warm(self, ledger: Ledger) -> bool:
         """Tell whether the patients are loaded, without those who have withdrawn."""

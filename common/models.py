@@ -41,6 +41,24 @@ class Classifier(nn.Module):
         return cast(Tensor, self.body(x))
 
 
+class StandardisedConv2d(nn.Conv2d):
+    """A convolution whose filters are taken with mean 0 and a variance of 1 / fan-in.
+
+    Weight standardisation (Qiao et al. 2019; scaled as in Brock, De and Smith 2021). It looks at
+    weights alone, never at inputs, so it mixes no records, and a gradient of the weights is the
+    true one, through the standardisation.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of x, as nn.Conv2d."""
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        scale = torch.rsqrt((variance * self.weight[0].numel()).clamp(min=_FLAT))
+        return cast(Tensor, self._conv_forward(x, (self.weight - mean) * scale, self.bias))
+
+
+_FLAT = 1e-4  # of variance times fan-in: below it a filter has no shape to be scaled up
+
+
 def _logistic(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
     layer = nn.Linear(_flat(shape), classes)
     nn.init.zeros_(layer.weight)  # convex: every start ends at the same place, this one unbiased
@@ -114,9 +132,21 @@ def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classif
         torch.manual_seed(seed)
         body = MODELS[spec.name](spec, shape, len(study.cohort.label.classes))
     model = Classifier(body, input_shape=shape)
+    if spec.standardise_weights:
+        for module in model.modules():
+            if type(module) is nn.Conv2d:
+                module.__class__ = StandardisedConv2d  # the same layer, called in another way
+    if spec.frozen is not None:
+        model.requires_grad_(False)
+        _head(model).requires_grad_(True)
     if spec.weights is not None and folder is not None:
-        _load_weights(model, folder / spec.weights)
+        _load_weights(model, folder / spec.weights, frozen=spec.frozen is not None)
     return model
+
+
+def _head(model: nn.Module) -> nn.Module:
+    """Return the layer that gives the logits: the last linear one."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
 
 def initial_params(study: Study, *, seed: int, folder: Path | None = None) -> Params:
@@ -125,8 +155,23 @@ def initial_params(study: Study, *, seed: int, folder: Path | None = None) -> Pa
 
 
 def params_of(model: nn.Module) -> Params:
-    """Return a copy of the model's trainable parameters, on the processor, by name."""
-    return {k: p.detach().cpu().clone() for k, p in model.named_parameters() if p.requires_grad}
+    """Return a copy of all of the model's parameters, on the processor, by name."""
+    return {k: p.detach().cpu().clone() for k, p in model.named_parameters()}
+
+
+def shapes_of(study: Study) -> Params:
+    """Return names, shapes and types of a study's weights, without values."""
+    with torch.device("meta"):
+        return {k: p.detach() for k, p in build(study).named_parameters()}
+
+
+def trained(study: Study, params: Params) -> Params:
+    """Return those weights of a study's model that are trained: what a delta is made of."""
+    if study.model.frozen is None:
+        return params
+    with torch.device("meta"):
+        model = build(study)
+    return {k: params[k] for k, p in model.named_parameters() if p.requires_grad}
 
 
 def load_params(model: nn.Module, params: Params) -> None:
@@ -170,7 +215,7 @@ def pick_device(name: str) -> torch.device:
     )
 
 
-def _load_weights(model: Classifier, path: Path) -> None:
+def _load_weights(model: Classifier, path: Path, *, frozen: bool) -> None:
     if not path.is_file():
         raise StudyError(
             f"model.weights is {str(path)!r}, and there is no such file",
@@ -183,11 +228,16 @@ def _load_weights(model: Classifier, path: Path) -> None:
             f"model.weights is {str(path)!r}, which is not a safetensors file ({error})",
             remedy="save the weights with safetensors.torch.save_file",
         ) from error
-    reason = misfit(weights, params_of(model))
+    like = params_of(model)
+    head = {k for k, p in model.named_parameters() if p.requires_grad} if frozen else set()
+    if head.isdisjoint(weights):  # a body that learnt something else has no such head
+        weights |= {k: like[k] for k in head}
+    reason = misfit(weights, like)
     if reason is not None:
         raise StudyError(
             f"model.weights is {str(path)!r}, which does not fit the model: {reason}",
-            remedy="use weights saved from the same model, input size and classes",
+            remedy="use weights saved from the same model, input size and classes; where "
+            "model.frozen is 'body' the head may be left out",
         )
     load_params(model, weights)
 

@@ -6,7 +6,7 @@ their arguments (after Nichol et al.'s `variables.py`, supervised-reptile).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,17 +20,27 @@ def zeros_like(a: Params) -> Params:
 
 
 def add(a: Params, b: Params, *, scale: float = 1.0) -> Params:
-    """Return `a + scale * b`.
+    """Return `a + scale * b`; what `b` does not name (a frozen body) stays as it is in `a`.
+
+    Raises:
+        KeyError: `b` names what `a` does not.
 
     >>> add({"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, scale=0.5)["w"].item()
     2.0
     """
-    return {k: v + scale * b[k] for k, v in a.items()}
+    if not b.keys() <= a.keys():
+        raise KeyError(*sorted(b.keys() - a.keys()))
+    return {k: v + scale * b[k] if k in b else v for k, v in a.items()}
 
 
 def subtract(a: Params, b: Params) -> Params:
     """Return `a - b`."""
     return {k: v - b[k] for k, v in a.items()}
+
+
+def only(a: Params, names: Iterable[str]) -> Params:
+    """Return those of `a` that are named, in the order of the names."""
+    return {k: a[k] for k in names}
 
 
 def scale(a: Params, factor: float) -> Params:

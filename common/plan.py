@@ -21,7 +21,7 @@ from common.privacy import accounting
 from common.privacy.events import Adjacency, Event, Part, gaussian
 from common.privacy.mechanisms import training_events
 from common.schema import dump_toml, read_toml
-from common.study import PrivacySpec, Study, most_liars, parse_study
+from common.study import Clipping, PrivacySpec, Study, most_liars, parse_study
 
 DIGEST_VERSION = 4
 
@@ -55,6 +55,11 @@ class Plan:
     def clip(self) -> float:
         """C, or infinity where the study is not private."""
         return math.inf if self.study.privacy is None else self.study.privacy.clip
+
+    @property
+    def clipping(self) -> Clipping:
+        """How a patient's gradient comes below C."""
+        return "norm" if self.study.privacy is None else self.study.privacy.clipping
 
     @property
     def delta(self) -> float:
@@ -147,9 +152,12 @@ def compile_study(study: Study) -> Plan:
     """Fix the noise of a study.
 
     Raises:
-        StudyError: the target epsilon cannot be met, or the quorum cannot bear the liars.
+        StudyError: the target epsilon cannot be met, the quorum cannot bear the liars, or what is
+            to be augmented is no picture.
     """
     _check_liars(study)
+    _check_head(study)
+    _check_augmentation(study)
     privacy = study.privacy
     if privacy is None:
         return Plan(study=study, sigma=0.0, evaluation_sigma=0.0)
@@ -178,6 +186,37 @@ def _check_liars(study: Study) -> None:
         remedy=f"raise rounds.quorum to {needed}, lower server.liars, or choose another "
         "server.aggregation",
     )
+
+
+def _check_augmentation(study: Study) -> None:
+    """Refuse to mirror or move what has no left and right."""
+    image = study.cohort.image
+    if study.learner.augmentation is None or (image is not None and not image.maps):
+        return
+    what = "a table" if image is None else "fixed maps of images (cohort.image.maps), not pictures"
+    raise StudyError(
+        f"learner.augmentation is given, and the model's inputs are {what}",
+        remedy="leave learner.augmentation out, or train on the images themselves",
+    )
+
+
+def _check_head(study: Study) -> None:
+    """Refuse a head that stays where no body under it is shared."""
+    if study.learner.name not in ("fedrep", "anil"):
+        return
+    model = study.model
+    if model.name == "logistic" or (model.name == "mlp" and not model.hidden):
+        raise StudyError(
+            f"learner.name is {study.learner.name!r} and model.name is {model.name!r}, whose last "
+            "layer is all of it: nothing would be shared under a head that stays",
+            remedy="choose an mlp with hidden layers, conv4 or resnet18, or another learner",
+        )
+    if model.frozen is not None:
+        raise StudyError(
+            f"learner.name is {study.learner.name!r} and model.frozen is {model.frozen!r}: the "
+            "head stays and the body does not move, so nothing would be shared",
+            remedy="leave model.frozen out, or choose another learner",
+        )
 
 
 def _evaluation_sigma(draft: Plan, target: float) -> float:

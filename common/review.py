@@ -15,6 +15,8 @@ _LEARNERS = {
     "fedprox": "federated averaging with a pull towards the shared weights (FedProx)",
     "fomaml": "first-order MAML",
     "maml": "MAML",
+    "fedrep": "FedRep (a shared body under a head that stays)",
+    "anil": "ANIL (the head alone, which stays)",
 }
 
 
@@ -73,7 +75,7 @@ def review(plan: Plan) -> Review:
 
 def _computes(plan: Plan) -> tuple[str, ...]:
     study, learner = plan.study, plan.study.learner
-    clip = f", each patient's gradient clipped to {plan.clip:g}" if plan.private else ""
+    clip = _clip(plan)
     several, rate = study.cohort.max_records, learner.sampling_rate
     records = "one record" if several == 1 else f"at most {several} records"
     sample = (
@@ -87,10 +89,44 @@ def _computes(plan: Plan) -> tuple[str, ...]:
         f"in each of {study.rounds.count} rounds takes {learner.local_steps} steps of "
         f"{_LEARNERS[learner.name]} on the {study.model.name} model, each on {sample}, with "
         f"{records} of a patient{clip}",
+        *_copies(plan),
+        *_body(plan),
         *_query(plan),
         "at the end scores its evaluating patients with the shared model, once, and adapts the "
         "shared model to its own training patients",
     )
+
+
+def _clip(plan: Plan) -> str:
+    """Say how a patient's gradient is bounded."""
+    if not plan.private:
+        return ""
+    if plan.clipping == "automatic":
+        return f", each patient's gradient scaled to a length just below {plan.clip:g}"
+    return f", each patient's gradient clipped to {plan.clip:g}"
+
+
+def _copies(plan: Plan) -> tuple[str, ...]:
+    """Say how records are augmented, if they are."""
+    spec = plan.study.learner.augmentation
+    if spec is None:
+        return ()
+    ways = ["mirrored at random"] if spec.flip else []
+    ways += [f"moved by up to {spec.shift} pixels"] if spec.shift else []
+    return (
+        f"takes each record's gradient as the mean over {spec.copies} copies of it, each "
+        f"{' and '.join(ways)}; they are averaged before the clip, so a patient pays no more",
+    )
+
+
+def _body(plan: Plan) -> tuple[str, ...]:
+    """Say what of the model is not as it usually is."""
+    model, told = plan.study.model, []
+    if model.standardise_weights:
+        told.append("takes the weights of convolutions standardised")
+    if model.frozen == "body":
+        told.append("trains the last layer alone; the others stay as the coordinator sends them")
+    return tuple(told)
 
 
 def _query(plan: Plan) -> tuple[str, ...]:
@@ -131,11 +167,13 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
         if plan.private
         else "WITHOUT NOISE"
     )
+    what = "last layer's weights" if study.model.frozen == "body" else "weights"
     histograms = "one histogram" if plan.histograms == 1 else f"{plan.histograms} histograms"
     return (
         "its name and its declared size, a rounded count that it chooses and publishes",
-        f"after each round the change of the weights, {noise}",
+        f"after each round the change of the {what}, {noise}",
         _combined(plan),
+        *_averaged(plan),
         f"at the end {histograms} of scores by outcome ({study.evaluation.bins} bins), {counts}",
     )
 
@@ -160,6 +198,19 @@ def _combined(plan: Plan) -> str:
     bound = server.norm_bound
     scaled = "" if bound is None else f", after scaling each down to an L2 norm of {bound:g}"
     return f"the coordinator {ways[server.aggregation]}{scaled}"
+
+
+def _averaged(plan: Plan) -> tuple[str, ...]:
+    """Say which weights become the run's model, if not the last round's."""
+    server, rounds = plan.study.server, plan.study.rounds.count
+    ways = {
+        "tail": f"the mean of the weights after rounds {rounds // 2 + 1} to {rounds}",
+        "ema": "the mean of the weights after all rounds, each counting "
+        f"{server.average_decay:g} times as much as the one after it",
+    }
+    if server.average == "none":
+        return ()
+    return (f"the run's model, which is evaluated and delivered, is {ways[server.average]}",)
 
 
 def bears(plan: Plan, members: int) -> str:

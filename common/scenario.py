@@ -14,9 +14,28 @@ from common.cohort.split import SplitKind
 from common.schema import Count, Name, Positive, Table
 
 Share = Annotated[float, Field(ge=0, le=1)]
-ArmKind = Literal["majority", "local", "pooled", "fedavg", "fedprox", "reptile", "fomaml", "maml"]
+ArmKind = Literal[
+    "majority",
+    "local",
+    "pooled",
+    "fedavg",
+    "fedprox",
+    "reptile",
+    "fomaml",
+    "maml",
+    "fedrep",
+    "anil",
+]
 
-FEDERATED: tuple[ArmKind, ...] = ("fedavg", "fedprox", "reptile", "fomaml", "maml")
+FEDERATED: tuple[ArmKind, ...] = (
+    "fedavg",
+    "fedprox",
+    "reptile",
+    "fomaml",
+    "maml",
+    "fedrep",
+    "anil",
+)
 
 
 class SimulatedSite(Table):
@@ -192,7 +211,7 @@ class Arm(Table):
     kind: ArmKind
     private: bool | None = None
     proximal: Positive | None = None
-    rules: dict[Literal["learner", "server", "rounds", "privacy"], dict[str, Any]] = Field(
+    rules: dict[Literal["model", "learner", "server", "rounds", "privacy"], dict[str, Any]] = Field(
         default_factory=dict
     )
     note: str = ""
@@ -295,4 +314,6 @@ _STANDARD: dict[str, Arm] = {
     "reptile": Arm(kind="reptile"),
     "fomaml": Arm(kind="fomaml"),
     "maml": Arm(kind="maml"),
+    "fedrep": Arm(kind="fedrep"),
+    "anil": Arm(kind="anil"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,8 +64,16 @@ def dump_toml(values: Any) -> str:
     return tomli_w.dumps(_without_none(values))
 
 
-def explain(error: ValidationError, origin: str) -> StudyError:
-    """Turn pydantic's report into one message: the field, the value, the remedy."""
+def explain(
+    error: ValidationError, origin: str, *, reasons: Mapping[str, str] | None = None
+) -> StudyError:
+    """Turn pydantic's report into one message: the field, the value, the remedy.
+
+    Args:
+        error: The report.
+        origin: Which file or option it is about.
+        reasons: Why there is no such key, for those that people look for.
+    """
     found = error.errors(include_url=False)
     found.sort(key=lambda e: e["type"] != "extra_forbidden")  # a misspelt key also reads as missing
     first = found[0]
@@ -73,6 +82,8 @@ def explain(error: ValidationError, origin: str) -> StudyError:
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         message, remedy = f"unknown key {field!r}", "remove it, or check its spelling and its table"
+        why = (reasons or {}).get(str(first["loc"][-1]))
+        message, remedy = (f"{message}: {why}", "remove it") if why else (message, remedy)
     elif first["type"] == "missing":
         message, remedy = f"{field!r} is missing", f"add it to {_place(first['loc'][:-1])}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):

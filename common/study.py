@@ -17,20 +17,52 @@ from common.cohort.schema import Feature as Feature
 from common.cohort.schema import Image as Image
 from common.cohort.schema import Label as Label
 from common.errors import StudyError
+from common.privacy.refused import NO_PRIVATE_FORM
 from common.scenario import Simulation
 from common.schema import Count, Fraction, Name, Positive, Table, explain, read_toml
 
 ModelName = Literal["logistic", "mlp", "conv4", "resnet18"]
 Aggregation = Literal["mean", "median", "trimmed_mean", "krum"]
+Clipping = Literal["norm", "automatic"]
+Average = Literal["none", "tail", "ema"]
 
 
 class ModelSpec(Table):
-    """The model: its name, its widths, and a local file of initial weights (safetensors)."""
+    """The model.
+
+    Attributes:
+        hidden: Widths of an mlp's hidden layers.
+        width: Channels of conv4.
+        weights: A file of initial weights (safetensors) beside the study, read where a run starts.
+        standardise_weights: Whether convolutions take their weights standardised.
+        frozen: 'body' if only the last layer is trained, clipped, noised and sent; the body stays
+            as the run's initial weights have it, and comes to a hospital with them.
+    """
 
     name: ModelName = "logistic"
     hidden: tuple[Count, ...] = (32,)
     width: Count = 32
     weights: str | None = None
+    standardise_weights: Annotated[bool, Field(strict=True)] = False
+    frozen: Literal["body"] | None = None
+
+    @model_validator(mode="after")
+    def _has_what_it_changes(self) -> ModelSpec:
+        if self.standardise_weights and self.name not in ("conv4", "resnet18"):
+            raise ValueError(
+                f"standardise_weights is true and model {self.name!r} has no convolutions: "
+                "leave it out, or use conv4 or resnet18"
+            )
+        if self.frozen is not None and (self.name == "logistic" or not self._has_body):
+            raise ValueError(
+                f"frozen is {self.frozen!r} and model {self.name!r} is a head without a body: "
+                "leave it out, or use mlp with hidden layers, conv4 or resnet18"
+            )
+        return self
+
+    @property
+    def _has_body(self) -> bool:
+        return self.name != "mlp" or len(self.hidden) > 0
 
 
 class MetaSpec(Table):
@@ -54,9 +86,32 @@ class MetaSpec(Table):
     episodes: Annotated[int, Field(ge=2, le=10_000, strict=True)] = 10
 
 
-LearnerName = Literal["reptile", "fedavg", "fedprox", "fomaml", "maml"]
+class AugmentationSpec(Table):
+    """The `[learner.augmentation]` table: a record's gradient is the mean over altered copies.
 
-_META: tuple[LearnerName, ...] = ("fomaml", "maml")
+    Attributes:
+        copies: How many copies a record has in every step (De et al. 2022, section 3.3).
+        flip: Whether each copy is mirrored left to right with probability one half.
+        shift: The most pixels by which each copy is moved, up or down and to either side.
+    """
+
+    copies: Annotated[int, Field(ge=2, le=64, strict=True)] = 4
+    flip: Annotated[bool, Field(strict=True)] = False
+    shift: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+
+    @model_validator(mode="after")
+    def _alters_something(self) -> AugmentationSpec:
+        if not self.flip and self.shift == 0:
+            raise ValueError(
+                "flip is false and shift is 0, so all copies would be the same: give one of the two"
+            )
+        return self
+
+
+LearnerName = Literal["reptile", "fedavg", "fedprox", "fomaml", "maml", "fedrep", "anil"]
+
+_META: tuple[LearnerName, ...] = ("fomaml", "maml", "anil")
+_HEAD_STEPS = 5  # of fedrep, where a study does not say
 
 
 class LearnerSpec(Table):
@@ -68,6 +123,8 @@ class LearnerSpec(Table):
         sampling_rate: q, the probability with which a patient takes part in a step.
         proximal: mu of FedProx, the pull towards the shared weights.
         meta: Support and query, for the learners that have them.
+        head_steps: H of fedrep: steps of the head before those of the body.
+        augmentation: Altered copies of every record, of images.
     """
 
     name: LearnerName = "reptile"
@@ -76,14 +133,28 @@ class LearnerSpec(Table):
     sampling_rate: Fraction = 1.0
     proximal: Annotated[float, Field(ge=0)] = 0.0
     meta: MetaSpec | None = None
+    head_steps: Count | None = None
+    augmentation: AugmentationSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _meta_is_written_out(cls, values: Any) -> Any:
+    def _defaults_are_written_out(cls, values: Any) -> Any:
         """Let a study leave out defaults that its digest has to cover."""
-        if isinstance(values, dict) and values.get("name") in _META and values.get("meta") is None:
+        if not isinstance(values, dict):
+            return values
+        if values.get("name") in _META and values.get("meta") is None:
             return {**values, "meta": {}}
+        if values.get("name") == "fedrep" and values.get("head_steps") is None:
+            return {**values, "head_steps": _HEAD_STEPS}
         return values
+
+    @model_validator(mode="after")
+    def _head_steps_are_fedreps(self) -> LearnerSpec:
+        if self.head_steps is not None and self.name != "fedrep":
+            raise ValueError(
+                f"head_steps is {self.head_steps} with learner {self.name!r}: only fedrep has them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _meta_needs_its_learners(self) -> LearnerSpec:
@@ -103,6 +174,11 @@ class LearnerSpec(Table):
                     "episode takes part in every round, because sampled episodes that are "
                     "exchanged have no proven price; use 1"
                 )
+            if self.augmentation is not None:
+                raise ValueError(
+                    "augmentation is given and meta.unit is 'episode', whose gradients are of "
+                    "whole episodes: leave it out, or use meta.unit = 'patient'"
+                )
         return self
 
     @property
@@ -117,7 +193,12 @@ class LearnerSpec(Table):
 
     def named(self, name: str, *, proximal: float = 0.0) -> LearnerSpec:
         """Return another learner with the same steps; what it has no use for is left out."""
-        kept = {"name": name, "proximal": proximal, "meta": self.meta if name in _META else None}
+        kept = {
+            "name": name,
+            "proximal": proximal,
+            "meta": self.meta if name in _META else None,
+            "head_steps": self.head_steps if name == "fedrep" else None,
+        }
         return LearnerSpec.model_validate(self.model_dump() | kept)
 
     @model_validator(mode="after")
@@ -139,6 +220,10 @@ class ServerSpec(Table):
         liars: f, how many lying hospitals to bear.
         norm_bound: A delta of a larger L2 norm is scaled down to it (Sun et al. 2019, "Can you
             really backdoor federated learning?").
+        average: The run's model: the last round's weights ('none'), the mean of those after the
+            second half of the rounds ('tail', Polyak and Juditsky 1992), or one in which they fade
+            ('ema'). Every round starts from the last weights all the same.
+        average_decay: Of 'ema': what a round's weights keep of their share in the next.
     """
 
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
@@ -149,6 +234,8 @@ class ServerSpec(Table):
     aggregation: Aggregation = "mean"
     liars: Annotated[int, Field(ge=0, strict=True)] = 0
     norm_bound: Positive | None = None
+    average: Average = "none"
+    average_decay: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.9
 
     @model_validator(mode="after")
     def _trims_something(self) -> ServerSpec:
@@ -195,12 +282,19 @@ class RoundsSpec(Table):
 
 
 class PrivacySpec(Table):
-    """The promise: a target epsilon, which fixes sigma, or sigma, from which epsilon follows."""
+    """The promise: a target epsilon, which fixes sigma, or sigma, from which epsilon follows.
+
+    Attributes:
+        clip: C, the most that one patient can add to a sum.
+        clipping: How a patient's gradient comes below C: 'norm' shortens the long ones, 'automatic'
+            makes all nearly as long as C (`common.privacy.clipping`).
+    """
 
     epsilon: Annotated[float, Field(ge=1e-3, le=50, strict=True)] | None = None
     sigma: Annotated[float, Field(ge=0.1, le=1e4, strict=True)] | None = None
     delta: Annotated[float, Field(gt=0, le=0.01, strict=True)]
     clip: Positive = 1.0
+    clipping: Clipping = "norm"
 
     @model_validator(mode="after")
     def _one_of_two(self) -> PrivacySpec:
@@ -283,7 +377,7 @@ def parse_study(values: dict[str, Any], *, origin: str) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        raise explain(error, origin) from None
+        raise explain(error, origin, reasons=NO_PRIVATE_FORM) from None
 
 
 def load_study(path: Path) -> Study:

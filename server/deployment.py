@@ -124,7 +124,7 @@ def finish(run: Run, *, seconds: float) -> dict[str, Any]:
     newest = latest(checkpoint_folder(run.folder, run.name))
     if newest is None:
         raise RunError(f"run {run.name!r} has no checkpoint", remedy="resume it with server resume")
-    write_model(run.folder, load_state(newest, digest=plan.digest).params, digest=plan.digest)
+    write_model(run.folder, load_state(newest, digest=plan.digest).model, digest=plan.digest)
     metrics = {"run": run.name, **run_metrics(plan, run.folder, run.name, seconds=seconds)}
     write_atomic(run.folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_pages(run.folder)

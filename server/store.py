@@ -138,6 +138,10 @@ class Store:
         found = self._select(sa.select(jobs).where(jobs.c.job == job))
         return found[0] if found else None
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return every job's row, in the order of their names."""
+        return self._select(sa.select(jobs).order_by(jobs.c.job))
+
     def rounds_done(self) -> int:
         """Return how many rounds of all jobs are done."""
         (row,) = self._select(sa.select(sa.func.count().label("n")).select_from(rounds))

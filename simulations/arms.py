@@ -6,7 +6,7 @@ place, which only a simulation has, and would not leave a hospital.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,8 @@ NOTES = {
     "reptile": "Reptile over hospitals, by the study's server step and weights",
     "fomaml": "first-order MAML over hospitals: the gradient of query patients after local steps",
     "maml": "MAML over hospitals: the same, carried back through the local steps",
+    "fedrep": "FedRep: a shared body, and a head that stays at each hospital",
+    "anil": "ANIL: local steps of the head alone, which stays; the query moves the shared body",
 }
 
 
@@ -78,13 +80,14 @@ def auc_of(model: nn.Module, params: Params, part: Part) -> float | None:
 
 
 def shared_and_adapted(
-    plan: Plan, params: Params, cohorts: Mapping[str, Cohort]
+    plan: Plan, params_of: Callable[[str], Params], cohorts: Mapping[str, Cohort]
 ) -> dict[str, Result]:
-    """Evaluate shared weights at every hospital, as they are and after local adaptation."""
+    """Evaluate a hospital's weights at every hospital, as they are and after local adaptation."""
     model = build(plan.study)
     spec = plan.study.adaptation
     results = {}
     for name, cohort in cohorts.items():
+        params = params_of(name)
         adapted = adapt_locally(model, params, cohort.train, spec)
         results[name] = Result(
             shared=evaluate(model, params, cohort.holdout),
@@ -151,4 +154,4 @@ def _train_alone(plan: Plan, initial: Params, patients: Patients, *, seed: int) 
     for _ in range(plan.study.rounds.count):
         delta = learner.adapt(model, state.params, patients, source)
         state = learner.apply(state, [Contribution(patients.declared, delta)])
-    return state.params
+    return state.model

@@ -233,7 +233,7 @@ def studies_of(dataset: Dataset | ByHand) -> list[str]:
     """List the studies that come with grandrounds and read a data set's files.
 
     >>> studies_of(find_dataset("heart"))
-    ['heart', 'heart_flamby']
+    ['heart', 'heart_flamby', 'heart_privacy']
     """
     found = []
     for path in embedded_studies():

@@ -28,7 +28,7 @@ from simulations.arms import (
 )
 from simulations.engines import Engine, open_engine
 from simulations.partitions.types import Hospital
-from simulations.world import World, federated_params, state_at, world_of
+from simulations.world import World, federated_params, own_params, state_at, world_of
 
 Say = Callable[[str], None]
 Curves = dict[str, list[tuple[int, float | None]]]
@@ -115,16 +115,24 @@ def prepare(study: Study, run_dir: Path, *, weights_from: Path | None = None) ->
             f"run folder {str(run_dir)!r} already holds a run",
             remedy="resume it with --resume, or give --out another folder",
         )
-    weights = study.model.weights
-    if weights is not None and weights_from is not None and not (weights_from / weights).is_file():
-        raise StudyError(
-            f"model.weights is {str(weights_from / weights)!r}, and there is no such file",
-            remedy="put it beside the study file, or leave model.weights out",
-        )
+    files = [] if weights_from is None else [(weights_from / w, w) for w in _weights_of(study)]
+    for path, _ in files:
+        if not path.is_file():
+            raise StudyError(
+                f"model.weights is {str(path)!r}, and there is no such file",
+                remedy="put it beside the study file, or leave model.weights out",
+            )
     run_dir.mkdir(parents=True, exist_ok=True)
-    if weights is not None and weights_from is not None:
-        shutil.copyfile(weights_from / weights, run_dir / weights)
+    for path, name in files:
+        shutil.copyfile(path, run_dir / name)
     write_atomic(run_dir / "study.toml", text)
+
+
+def _weights_of(study: Study) -> set[str]:
+    """Return the files of initial weights that the study or an arm of its simulation names."""
+    arms = study.simulation.arm.values() if study.simulation else ()
+    named = [study.model.weights, *(arm.rules.get("model", {}).get("weights") for arm in arms)]
+    return {str(name) for name in named if name is not None}
 
 
 def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison:
@@ -203,12 +211,15 @@ def _outcome(world: World, arm: Arm, name: str, plan: Plan, run_job: Engine) -> 
         return Outcome(majority(world.cohorts, classes=len(plan.study.cohort.label.classes)))
     if arm.kind in FEDERATED:
         params, job = federated_params(world, name, plan, run_job)
-        return Outcome(shared_and_adapted(plan, params, world.cohorts), params, job)
+        found = shared_and_adapted(
+            plan, lambda site: own_params(world, job, plan, site, params), world.cohorts
+        )
+        return Outcome(found, params, job)
     initial = initial_params(plan.study, seed=world.seed, folder=world.run_dir)
     if arm.kind == "local":
         return Outcome(local(plan, initial, world.cohorts, seed=world.seed))
     params = pooled(plan, initial, world.cohorts, seed=world.seed)
-    return Outcome(shared_and_adapted(plan, params, world.cohorts), params)
+    return Outcome(shared_and_adapted(plan, lambda site: params, world.cohorts), params)
 
 
 def _curves(world: World, plan: Plan, job: str | None) -> Curves:
@@ -217,7 +228,8 @@ def _curves(world: World, plan: Plan, job: str | None) -> Curves:
     model = build(plan.study)
     curves: Curves = {name: [] for name in world.cohorts}
     for number in sorted(curve_rounds(plan.study.rounds.count)):
-        params = state_at(world.run_dir, job, plan, number).params
+        params = state_at(world.run_dir, job, plan, number).model
         for name, cohort in world.cohorts.items():
-            curves[name].append((number, auc_of(model, params, cohort.holdout)))
+            own = own_params(world, job, plan, name, params, after=number)
+            curves[name].append((number, auc_of(model, own, cohort.holdout)))
     return curves

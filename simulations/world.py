@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from client.heads import with_kept
 from client.policy import Policy
 from client.site import CohortConfig, write_site
 from common.cohort.parts import Cohort
@@ -100,6 +101,18 @@ def federated_params(world: World, name: str, plan: Plan, run_job: Engine) -> tu
     return params, job.name
 
 
+def own_params(
+    world: World, job: str, plan: Plan, site: str, params: Params, *, after: int | None = None
+) -> Params:
+    """Return shared weights with those that a hospital kept to itself, after a round or the last.
+
+    Only a simulation can see them.
+    """
+    last = plan.study.rounds.count if after is None else after
+    folder = world.run_dir / "sites" / job / site
+    return with_kept(folder, params, digest=plan.digest, run=job, before=last + 1)
+
+
 def _job(world: World, arm: str, plan: Plan) -> Job:
     """Write every hospital's folder, and the plan."""
     name = f"{arm}-seed-{world.seed}"
@@ -142,7 +155,7 @@ def _finished(job: Job, plan: Plan) -> Params | None:
     store.close()
     if row is None or row["status"] != "finished":
         return None
-    return state_at(job.run_dir, job.name, plan, plan.study.rounds.count).params
+    return state_at(job.run_dir, job.name, plan, plan.study.rounds.count).model
 
 
 def state_at(run_dir: Path, job: str, plan: Plan, number: int) -> State:

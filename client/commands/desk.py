@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from client.commands.shared import AsJson, By, Folder, console, figure, show, table
@@ -56,8 +57,7 @@ def _print_status(found: dict[str, Any]) -> None:
         out.print("[bold red]policy.toml lets studies without privacy run.[/]")
     if found["policy"]:
         out.print(f"[bold red]no readable policy, so nothing runs:[/] {escape(found['policy'])}")
-    if found["behind"]:
-        out.print(f"[bold red]ledger must be reconciled first:[/] {escape(found['behind'])}")
+    _warn_behind(out, found["behind"])
     for digest, why in found["stale"].items():
         out.print(
             f"[bold red]approval {digest[:12]} no longer holds:[/] {escape(why)}; approve it again"
@@ -74,7 +74,7 @@ def _print_status(found: dict[str, Any]) -> None:
         )
         for s in found["studies"]
     ]
-    columns = ("study", "digest", "cohort", "runs", "epsilon spent", "held on paper", "patients")
+    columns = ("study", "digest", "cohort", "runs", "epsilon spent", "with held", "patients")
     out.print(table("Approved studies", columns, rows))
     for name in ("epsilon", "delta"):
         allowed, used = found[name]["allowed"], found[name]["held"]
@@ -84,6 +84,12 @@ def _print_status(found: dict[str, Any]) -> None:
         if state == "SERVICE_UNKNOWN":
             continue  # the site has no such part
         out.print(f"[dim]health of {escape(name)}: {escape(state)}[/]")
+
+
+def _warn_behind(out: Console, why: str | None) -> None:
+    """Say first that what is shown as spent may be too little."""
+    if why:
+        out.print(f"[bold red]ledger must be reconciled first:[/] {escape(why)}")
 
 
 def _cohort_word(changed: bool | str) -> str:
@@ -106,6 +112,7 @@ def budget(folder: Folder, as_json: AsJson = False) -> None:
 
 def _print_budget(found: dict[str, Any]) -> None:
     out = console()
+    _warn_behind(out, found["behind"])
     rows = [
         (
             line["study"] or "no longer approved",

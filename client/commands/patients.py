@@ -130,6 +130,8 @@ def predict(
             f"--out is {str(out)!r}, where no file can be written",
             remedy="give the path of a file in a folder that is there",
         )
+    if out is not None:
+        _check_spare(out, folder, cases)
     with _ledger(folder) as ledger:
         found = predict_cases(folder, ledger, cases, run=run, form=form)
     if out is not None:
@@ -138,6 +140,21 @@ def predict(
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
         _print_predictions(found, out)
+
+
+def _check_spare(out: Path, folder: Path, cases: Path) -> None:
+    """Refuse to write over the new cases, the site's patients or a file of its folder."""
+    from client.site import load_site
+    from common.errors import SiteError
+
+    target = out.resolve()
+    sources = [cases, *(view.source.path for view in load_site(folder).views())]
+    within = target.is_relative_to(folder.resolve()) and target.exists()
+    if within or target in [path.resolve() for path in sources]:
+        raise SiteError(
+            f"--out is {str(out)!r}, which holds patients or belongs to the site",
+            remedy="give a new file for the probabilities",
+        )
 
 
 def _print_predictions(found: Predictions, out: Path | None) -> None:

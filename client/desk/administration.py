@@ -236,7 +236,7 @@ def _changed(site: Site, ledger: Ledger, digest: str) -> bool | str:
 
 def _budget(desk: Desk, values: Values) -> Values:
     """Say what was spent and what is left, by cohort and study."""
-    return budget(load_site(desk.folder), desk.ledger)
+    return {**budget(load_site(desk.folder), desk.ledger), "behind": desk.ledger.behind}
 
 
 def finite(value: float) -> float | None:

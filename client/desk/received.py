@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.heads import with_kept
 from client.ledger import Ledger
 from client.site import load_site
 from common.codec import decode
@@ -34,7 +35,7 @@ class Received:
     Attributes:
         run: The run that made it.
         plan: The study as the site had approved it.
-        params: The shared weights.
+        params: The shared weights, with those that this hospital keeps to itself.
     """
 
     run: str
@@ -156,7 +157,9 @@ def _load(folder: Path, run: str) -> Received:
         raise WireError(
             f"model file {str(path)!r} cannot be read", remedy="have it delivered again"
         ) from error
-    return Received(run, plan, _check(params, plan, what=f"model file {str(path)!r}"))
+    fitting = _check(params, plan, what=f"model file {str(path)!r}")
+    last = plan.study.rounds.count + 1
+    return Received(run, plan, with_kept(folder, fitting, digest=plan.digest, run=run, before=last))
 
 
 def _plan_file(folder: Path, run: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StrictBool, StrictInt, field_validator
 
 from client.policy.hours import parse_hours
 from common.schema import Count, Positive, Table
@@ -52,11 +52,11 @@ class Policy(Table):
     models: tuple[ModelName, ...] = ()
     releases: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
     hours: str | None = None
-    device: str | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] | None = None
     max_message_mb: Positive = 1000.0
     memory_gb: Positive | None = None
-    allow_unprotected: bool = False
-    noise_seed: int | None = None
+    allow_unprotected: StrictBool = False
+    noise_seed: StrictInt | None = None
 
     @field_validator("hours")
     @classmethod

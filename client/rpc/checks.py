@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import ssl
 import tomllib
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -140,14 +141,22 @@ def _available() -> float:
 
 
 def _superlink(folder: Path) -> bool | None:
-    """Whether the coordinator's port takes a connection; None before the site is enrolled."""
+    """Whether the coordinator answers with a certificate of the kit's authority.
+
+    None before the site is enrolled.
+    """
+    kit = folder / "kit"
     try:
-        address = tomllib.loads((folder / "kit" / "site.toml").read_text())["address"]
+        address = tomllib.loads((kit / "site.toml").read_text())["address"]
     except FileNotFoundError:
         return None
     host, _, port = str(address).rpartition(":")
+    host = host.strip("[]")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-    except OSError:
+        tls.load_verify_locations(kit / "ca.crt")
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_S) as link:
+            tls.wrap_socket(link, server_hostname=host).close()
+    except OSError:  # a certificate that does not fit is one too
         return False
     return True

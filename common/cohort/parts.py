@@ -21,6 +21,8 @@ class Part:
         draws: Two uniforms of each patient, (patients, 2), float64, from a keyed hash of the id
             (`common.cohort.split.task_draws`): what parts patients again, for good. None where
             nothing is to be parted.
+        views: Of a step's sample, how each copy of a record is to be altered, (records, copies, 3),
+            int64 (`common.privacy.augmentation`). None: each record once, as it is.
     """
 
     x: Tensor
@@ -28,6 +30,7 @@ class Part:
     patient: Tensor
     patients: int
     draws: Tensor | None = None
+    views: Tensor | None = None
 
     @cached_property
     def most_records(self) -> int:
@@ -49,7 +52,8 @@ class Part:
         """Return the given records, (n,) indices, with their patients numbered anew."""
         kept, index = torch.unique(self.patient[records], return_inverse=True)
         draws = None if self.draws is None else self.draws[kept]
-        return Part(self.x[records], self.y[records], index, int(kept.numel()), draws)
+        views = None if self.views is None else self.views[records]
+        return Part(self.x[records], self.y[records], index, int(kept.numel()), draws, views)
 
     def of_patients(self, chosen: Tensor) -> Part:
         """Return the records of the chosen patients, (patients,) bool."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from common.learners.anil import anil
+from common.learners.averaging import averaged
 from common.learners.fedavg import fedavg
 from common.learners.fedprox import fedprox
+from common.learners.fedrep import fedrep
 from common.learners.fomaml import fomaml
 from common.learners.maml import maml
 from common.learners.reptile import reptile
@@ -18,9 +22,14 @@ LEARNERS: dict[str, Callable[[Plan], Learner]] = {
     "fedprox": fedprox,
     "fomaml": fomaml,
     "maml": maml,
+    "fedrep": fedrep,
+    "anil": anil,
 }
 
 
 def learner_for(plan: Plan) -> Learner:
-    """Return the learner that the plan's study names."""
-    return LEARNERS[plan.study.learner.name](plan)
+    """Return the learner that the plan's study names, averaging over rounds as the study says."""
+    study = plan.study
+    learner = LEARNERS[study.learner.name](plan)
+    apply = averaged(learner.apply, study.server, rounds=study.rounds.count)
+    return replace(learner, apply=apply)

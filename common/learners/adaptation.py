@@ -19,6 +19,8 @@ from common.study import AdaptationSpec
 def adapt_locally(model: nn.Module, center: Params, part: Part, spec: AdaptationSpec) -> Params:
     """Return the weights that fit `part` best under a quadratic prior around `center`.
 
+    What the study freezes stays as it is in `center`.
+
     Minimises  sum_patients (mean cross-entropy of the patient's records)
                + prior/2 |w - center|^2 + bias_prior/2 |b - bias center|^2
     by L-BFGS with a strong-Wolfe line search in float64: deterministic, and for a logistic model

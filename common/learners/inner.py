@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from common.cohort.parts import Part
 from common.learners.types import Adapt, Patients
-from common.params import Params, add, scale, subtract
+from common.params import Params, add, only, scale, subtract
 from common.plan import Plan
+from common.privacy.augmentation import with_views
 from common.privacy.engine import PrivateModel, sample_patients, with_noise
 from common.privacy.noise import Source
 
@@ -18,7 +19,7 @@ def private_steps(plan: Plan, *, proximal: float = 0.0) -> Adapt:
         phi_{k+1} = phi_k - alpha ( (sum_{j in B_k} clip_C(g_j(phi_k)) + N(0, sigma^2 C^2 I)) / D
                                     + mu (phi_k - theta) )
 
-    and the delta is phi_K - theta.
+    and the delta is phi_K - theta, of the weights that are trained.
 
     Guarantees
         Each step is one Poisson-subsampled Gaussian mechanism with noise multiplier sigma (see
@@ -44,19 +45,24 @@ def private_steps(plan: Plan, *, proximal: float = 0.0) -> Adapt:
                 moved = subtract(moved, pull)
             phi = moved
             del moved  # a large model's next step would be taken beside it
-        return subtract(phi, theta)
+        return only(subtract(phi, theta), model.trained)
 
     return adapt
 
 
 def draw(plan: Plan, part: Part, source: Source) -> Part:
-    """Return the secret Poisson sample of one step, with at most k records of each patient."""
-    return sample_patients(
+    """Return the secret Poisson sample of one step, with at most k records of each patient.
+
+    With augmentation, each record comes with how its copies are to be altered, drawn once: whoever
+    asks twice about the sample asks about the same copies.
+    """
+    batch = sample_patients(
         part,
         source,
         rate=plan.study.learner.sampling_rate,
         max_records=plan.study.cohort.max_records,
     )
+    return with_views(batch, plan.study.learner.augmentation, source)
 
 
 def noisy_sum(
@@ -78,7 +84,7 @@ def noisy_sum(
         source: Of the noise.
         sigma: Another noise multiplier than an inner step's.
     """
-    total = model.clipped_sum(params, batch, clip=plan.clip)
+    total = model.clipped_sum(params, batch, clip=plan.clip, rule=plan.clipping)
     return with_noise(
         total, source, scale=noise_scale(plan, plan.sigma if sigma is None else sigma)
     )

@@ -12,7 +12,7 @@ from common.learners.inner import draw, noise_scale, noisy_sum
 from common.learners.outer import server_step
 from common.learners.tasks import episodes, shares, support_and_query
 from common.learners.types import Adapt, Learner, Patients, State
-from common.params import Params, add, flatten, scale, unflatten, zeros_like
+from common.params import Params, add, flatten, only, scale, unflatten, zeros_like
 from common.plan import Plan
 from common.privacy.clipping import clip_rows
 from common.privacy.engine import PrivateModel, with_noise
@@ -106,7 +106,7 @@ def noisy_product(
     assert plan.study.learner.meta is not None
     length = float(torch.linalg.vector_norm(flatten(direction), dtype=torch.float64))
     clip = plan.study.learner.meta.curvature_clip * length if plan.private else math.inf
-    total = model.clipped_products(at, batch, direction=direction, clip=clip)
+    total = model.clipped_products(at, batch, direction=direction, clip=clip, rule=plan.clipping)
     return with_noise(total, source, scale=noise_scale(plan, plan.sigma, clip=clip))
 
 
@@ -130,7 +130,7 @@ def by_episode(plan: Plan) -> Adapt:
     assert meta is not None
 
     def adapt(model: PrivateModel, theta: Params, patients: Patients, source: Source) -> Params:
-        total = zeros_like(theta)
+        total = zeros_like(only(theta, model.trained))
         for support, query in episodes(patients.train, meta):
             if support.patients and query.patients:
                 gradient = exact_meta_gradient(
@@ -141,7 +141,7 @@ def by_episode(plan: Plan) -> Adapt:
                     steps=learner.local_steps,
                     learning_rate=learner.learning_rate,
                 )
-                total = add(total, _clipped(gradient, clip=plan.clip))
+                total = add(total, _clipped(gradient, plan))
         total = with_noise(total, source, scale=noise_scale(plan, plan.sigma))
         return scale(total, -learner.learning_rate / meta.episodes)
 
@@ -159,20 +159,26 @@ def exact_meta_gradient(
 ) -> Params:
     """Return the gradient at theta of the query loss after `steps` full gradient steps.
 
-    It has read patients without any protection: what leaves must be clipped and noised.
+    It is of the weights that are trained. It has read patients without any protection: what leaves
+    must be clipped and noised.
     """
+    everything = {k: v.to(model.device) for k, v in theta.items()}
+
+    def loss(phi: Params, part: Part) -> torch.Tensor:
+        return model.mean_loss({**everything, **phi}, part)
 
     def adapted_loss(start: Params) -> torch.Tensor:
         phi = start
         for _ in range(steps):
-            slope = grad(model.mean_loss)(phi, support)
+            slope = grad(loss)(phi, support)
             phi = {k: v - learning_rate * slope[k] for k, v in phi.items()}
-        return model.mean_loss(phi, query)
+        return loss(phi, query)
 
-    start = {k: v.to(model.device) for k, v in theta.items()}
+    start = only(everything, model.trained)
     return {k: v.detach().cpu() for k, v in grad(adapted_loss)(start).items()}
 
 
-def _clipped(gradient: Params, *, clip: float) -> Params:
-    """Return the whole gradient clipped to C; one that is not finite is 0."""
-    return unflatten(clip_rows(flatten(gradient)[None], clip=clip)[0], gradient)
+def _clipped(gradient: Params, plan: Plan) -> Params:
+    """Return the whole gradient clipped to C by the plan's rule; one that is not finite is 0."""
+    row = clip_rows(flatten(gradient)[None], clip=plan.clip, rule=plan.clipping)[0]
+    return unflatten(row, gradient)

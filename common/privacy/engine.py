@@ -7,12 +7,12 @@ Guarantees
 
         g_j = mean of the gradients over r_j,      c_j = g_j * min(1, C / |g_j|)
 
-    so |c_j| <= C whatever the patient's rows are and however many: neighbouring data sets (one
-    patient more or less) have clipped sums that differ by at most C in the Euclidean norm. Adding
-    N(0, (sigma C)^2 I) makes the sum one Poisson-subsampled Gaussian mechanism with noise
-    multiplier sigma (Abadi et al. 2016; patients as units by sampling users, arXiv 2407.07737). An
-    empty sample still adds noise and still counts. The divisor is a public constant, never the
-    size of B.
+    or the other rule of `common.privacy.clipping`, so |c_j| <= C whatever the patient's rows are
+    and however many: neighbouring data sets (one patient more or less) have clipped sums that
+    differ by at most C in the Euclidean norm. Adding N(0, (sigma C)^2 I) makes the sum one
+    Poisson-subsampled Gaussian mechanism with noise multiplier sigma (Abadi et al. 2016; patients
+    as units by sampling users, arXiv 2407.07737). An empty sample still adds noise and still
+    counts. The divisor is a public constant, never the size of B.
 
     ======================================  ==================================
     a patient's rows                        change of the clipped sum
@@ -42,12 +42,14 @@ from torch.func import functional_call, grad, vmap
 
 from common.cohort.parts import Part
 from common.errors import StudyError
-from common.params import Params, flatten, unflatten
+from common.params import Params, flatten, only, unflatten
 from common.privacy import one_by_one, perceptron
+from common.privacy.augmentation import copies_of, expanded
 from common.privacy.clipping import clip_rows
 from common.privacy.events import Event, PoissonGaussian
 from common.privacy.noise import Source
 from common.privacy.perceptron import linear_layers
+from common.study import Clipping
 
 # Opacus hooks every layer; that the first one's input is data and needs no gradient is right.
 warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are")
@@ -73,9 +75,12 @@ class PrivateModel:
         check_compatible(model)
         self._layers = linear_layers(model) if closed_form else None
         self._model = model
-        self._names = [name for name, p in model.named_parameters() if p.requires_grad]
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._all = dict(model.named_parameters())
+        self.trained = tuple(name for name, p in self._all.items() if p.requires_grad)
+        self._parameters = [self._all[name] for name in self.trained]
         self._size = sum(p.numel() for p in self._parameters)
+        # Frozen ones too: of what goes through them there is as much to hold.
+        self._all_weights = sum(p.numel() for p in self._all.values())
 
     @cached_property
     def _module(self) -> GradSampleModule:
@@ -87,32 +92,44 @@ class PrivateModel:
         """Where the model lives."""
         return self._parameters[0].device
 
-    def clipped_sum(self, params: Params, batch: Part, *, clip: float) -> Params:
+    def clipped_sum(
+        self, params: Params, batch: Part, *, clip: float, rule: Clipping = "norm"
+    ) -> Params:
         """Return the sum over patients of their clipped mean gradients of the cross-entropy.
 
         Args:
-            params: Where to take the gradient.
+            params: Where to take the gradient: all weights, the frozen ones too.
             batch: The sampled patients with at most k records each; may be empty.
             clip: C, the bound of a patient's gradient in Euclidean norm; infinity for none.
+            rule: How it is bounded, as `common.privacy.clipping`.
 
         Returns:
-            The sum, in the model's precision, on the processor, shaped as `params`.
+            The sum, in the model's precision, on the processor, shaped as what is trained.
         """
-        if self._layers and self.device.type == "cpu" and batch.most_records <= 1:
-            return perceptron.clipped_sum(params, self._layers, batch, clip=clip)
+        rows = batch.most_records * copies_of(batch)
+        if self._layers and self.device.type == "cpu" and rows <= 1:
+            return perceptron.clipped_sum(params, self._layers, batch, clip=clip, rule=rule)
         self._load(params)
-        if self._size >= _LARGE:
-            sums = one_by_one.clipped_sum(self._model, self._parameters, batch, clip=clip)
-            return {name: v.cpu() for name, v in zip(self._names, sums, strict=True)}
+        if self._size >= _LARGE or self._size * rows > _CHUNK_VALUES:
+            sums = one_by_one.clipped_sum(
+                self._model, self._parameters, batch, clip=clip, rule=rule
+            )
+            return {name: v.cpu() for name, v in zip(self.trained, sums, strict=True)}
         dtype = self._parameters[0].dtype
         total = torch.zeros(self._size, dtype=dtype, device=self.device)
-        for chunk in _chunks(batch, max(1, _CHUNK_VALUES // self._size)):
-            total += clip_rows(self._patient_gradients(chunk), clip=clip).sum(dim=0)
-        like = {name: params[name] for name in self._names}
-        return unflatten(total.cpu(), like)
+        for chunk in _chunks(batch, _CHUNK_VALUES // self._all_weights):
+            gradients = self._patient_gradients(expanded(chunk))
+            total += clip_rows(gradients, clip=clip, rule=rule).sum(dim=0)
+        return unflatten(total.cpu(), only(params, self.trained))
 
     def clipped_products(
-        self, params: Params, batch: Part, *, direction: Params, clip: float
+        self,
+        params: Params,
+        batch: Part,
+        *,
+        direction: Params,
+        clip: float,
+        rule: Clipping = "norm",
     ) -> Params:
         """Return the sum over patients of their clipped Hessian-vector products.
 
@@ -124,15 +141,17 @@ class PrivateModel:
         Args:
             params: Where to take the Hessian.
             batch: The sampled patients with at most k records each; may be empty.
-            direction: v, shaped as `params`.
+            direction: v, shaped as what is trained.
             clip: The bound of a patient's product in Euclidean norm; infinity for none.
+            rule: How it is bounded, as `common.privacy.clipping`.
 
         Returns:
             The sum, as `clipped_sum` returns it.
         """
-        like = {name: params[name] for name in self._names}
+        self._load(params)
         at, v = (
-            {k: p[k].detach().to(self._parameters[0]) for k in like} for p in (params, direction)
+            {k: p[k].detach().to(self._parameters[0]) for k in self.trained}
+            for p in (params, direction)
         )
 
         def product(x: Tensor, y: Tensor) -> Tensor:
@@ -145,10 +164,12 @@ class PrivateModel:
         total = torch.zeros(self._size, dtype=flatten(at).dtype, device=self.device)
         with self._without_hooks():
             # Twice backward holds about four times what one gradient does.
-            for chunk in _chunks(batch, max(1, _CHUNK_VALUES // 4 // self._size)):
+            for piece in _chunks(batch, _CHUNK_VALUES // 4 // self._all_weights):
+                chunk = expanded(piece)
                 rows = vmap(product)(chunk.x.to(self.device), chunk.y.to(self.device))
-                total += clip_rows(_patient_means(rows.detach(), chunk), clip=clip).sum(dim=0)
-        return unflatten(total.cpu(), like)
+                means = _patient_means(rows.detach(), chunk)
+                total += clip_rows(means, clip=clip, rule=rule).sum(dim=0)
+        return unflatten(total.cpu(), only(params, self.trained))
 
     def mean_loss(self, params: Params, part: Part) -> Tensor:
         """Return the mean over patients of their records' mean cross-entropy, differentiable.
@@ -192,7 +213,7 @@ class PrivateModel:
 
     def _load(self, params: Params) -> None:
         """Let the model share the weights' memory where it can: it never writes to them."""
-        for name, parameter in zip(self._names, self._parameters, strict=True):
+        for name, parameter in self._all.items():
             parameter.data = params[name].detach().to(parameter)
 
 
@@ -257,9 +278,13 @@ def with_noise(total: Params, source: Source, *, scale: float) -> Params:
 
 
 def _chunks(batch: Part, records: int) -> Iterator[Part]:
-    """Cut a batch into pieces of about `records` records without parting a patient."""
+    """Cut a batch into pieces of about `records` records, or of fewer where each has copies.
+
+    No patient is parted.
+    """
     if batch.patients == 0:
         return
+    records = max(1, records // copies_of(batch))
     if batch.x.shape[0] <= records:
         yield batch
         return

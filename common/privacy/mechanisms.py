@@ -35,6 +35,15 @@ def _steps(learner: LearnerSpec, *, sigma: float, rounds: int, **_: float) -> tu
     return (_sampled(learner, sigma, learner.local_steps * rounds, "train"),)
 
 
+def _head_and_body(
+    learner: LearnerSpec, *, sigma: float, rounds: int, **_: float
+) -> tuple[Event, ...]:
+    """H + K sampled Gaussians a round: the head's steps cost what the body's do (`fedrep`)."""
+    assert learner.head_steps is not None  # LearnerSpec fills it in
+    steps = learner.head_steps + learner.local_steps
+    return (_sampled(learner, sigma, steps * rounds, "train"),)
+
+
 def _first_order(
     learner: LearnerSpec, *, sigma: float, query_sigma: float, rounds: int
 ) -> tuple[Event, ...]:
@@ -92,4 +101,6 @@ _PRICES: dict[str, Price] = {
     "fedprox": _steps,
     "fomaml": _first_order,
     "maml": _second_order,
+    "fedrep": _head_and_body,
+    "anil": _first_order,
 }

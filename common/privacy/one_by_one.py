@@ -15,13 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.cohort.parts import Part
+from common.privacy.augmentation import expanded
 from common.privacy.clipping import clip_factors
+from common.study import Clipping
 
 _PIECE = 2**18  # values at once in float64: blocks large enough to be given back when freed
 
 
 def clipped_sum(
-    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Part, *, clip: float
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    batch: Part,
+    *,
+    clip: float,
+    rule: Clipping = "norm",
 ) -> list[Tensor]:
     """Return the sum over patients of their clipped mean gradients, shaped as `parameters`.
 
@@ -30,14 +37,16 @@ def clipped_sum(
         parameters: Those of the model that are trained.
         batch: The sampled patients with at most k records each; may be empty.
         clip: C; infinity for none.
+        rule: As `common.privacy.clipping`.
     """
     total = [torch.zeros_like(p, requires_grad=False) for p in parameters]
     order = torch.argsort(batch.patient, stable=True)
     sizes = torch.bincount(batch.patient, minlength=batch.patients).tolist()
     for records in torch.split(order, sizes):
-        mean = _mean_gradient(model, parameters, batch, records.tolist())
+        mean = _mean_gradient(model, parameters, expanded(batch.select(records)))
         if mean:
-            factor = float(clip_factors(_norm(mean), clip=clip, dtype=mean[0].dtype))
+            dtype = mean[0].dtype
+            factor = float(clip_factors(_norm(mean), clip=clip, dtype=dtype, rule=rule))
             for value, gradient in zip(total, mean, strict=True):
                 if factor > 0:
                     value.add_(gradient, alpha=factor)
@@ -45,19 +54,17 @@ def clipped_sum(
     return total
 
 
-def _mean_gradient(
-    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Part, records: list[int]
-) -> list[Tensor]:
-    """Return a patient's mean gradient over these records; non-finite ones are 0; none is []."""
+def _mean_gradient(model: nn.Module, parameters: Sequence[nn.Parameter], own: Part) -> list[Tensor]:
+    """Return a patient's mean gradient over the own records; non-finite ones are 0; none is []."""
     device = parameters[0].device
     mean: list[Tensor] = []
-    for record in records:
-        x, y = batch.x[record : record + 1], batch.y[record : record + 1]
+    for record in range(len(own.x)):
+        x, y = own.x[record : record + 1], own.y[record : record + 1]
         loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum")
         found = list(torch.autograd.grad(loss, parameters))
         if not torch.isfinite(_norm(found)):
             continue
-        weight = float(batch.weights[record])
+        weight = float(own.weights[record])
         if mean:
             for value, gradient in zip(mean, found, strict=True):
                 value.add_(gradient, alpha=weight)

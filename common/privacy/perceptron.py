@@ -11,8 +11,6 @@ It serves patients of one record each: the norm of a mean over several records i
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from common.cohort.parts import Part
 from common.params import Params
 from common.privacy.clipping import clip_factors
+from common.study import Clipping
 
 Layers = list[tuple[str, str]]
 
@@ -39,12 +38,39 @@ def linear_layers(model: nn.Module) -> Layers | None:
             names.append((f"{path}.weight", f"{path}.bias"))
     expected = [nn.Flatten, *[nn.Linear, nn.ReLU] * len(names)][:-1]
     owned = {name for pair in names for name in pair}
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    return names if names and kinds == expected and owned == trainable else None
+    trainable: Params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not names or kinds != expected or owned != trainable.keys():
+        return None
+    return names if _calls_them_in_order(model, names, trainable) else None
 
 
 @torch.no_grad()
-def clipped_sum(params: Params, layers: Layers, batch: Part, *, clip: float) -> Params:
+def _calls_them_in_order(model: nn.Module, layers: Layers, params: Params) -> bool:
+    """Tell whether the model's own `forward` is the stack that its layers look like."""
+    first = params[layers[0][0]]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, first.shape[1], generator=generator).to(first)
+    try:
+        own = model(x)
+    except (RuntimeError, TypeError, ValueError):  # it takes other inputs: not this stack
+        return False
+    logits = _forward(x, params, layers)[-1]
+    return own.shape == logits.shape and torch.allclose(own, logits, rtol=1e-4, atol=1e-6)
+
+
+def _forward(x: Tensor, params: Params, layers: Layers) -> list[Tensor]:
+    """Return the input of each layer, and the logits."""
+    values = [x.flatten(1)]
+    for weight, bias in layers:
+        value = F.linear(values[-1], params[weight], params[bias])
+        values.append(value if (weight, bias) == layers[-1] else F.relu(value))
+    return values
+
+
+@torch.no_grad()
+def clipped_sum(
+    params: Params, layers: Layers, batch: Part, *, clip: float, rule: Clipping = "norm"
+) -> Params:
     """Return the sum of the patients' clipped gradients of the cross-entropy.
 
     Guarantees
@@ -56,19 +82,17 @@ def clipped_sum(params: Params, layers: Layers, batch: Part, *, clip: float) -> 
         layers: As `linear_layers` returns them.
         batch: Patients of one record each; may be empty.
         clip: C; infinity for none.
+        rule: As `common.privacy.clipping`.
     """
-    inputs = [batch.x.flatten(1)]
-    for (weight, bias), _ in pairwise(layers):
-        inputs.append(F.relu(F.linear(inputs[-1], params[weight], params[bias])))
-    weight, bias = layers[-1]
-    logits = F.linear(inputs[-1], params[weight], params[bias])
+    *inputs, logits = _forward(batch.x, params, layers)
     outcome = F.one_hot(batch.y, logits.shape[1]).to(logits.dtype)
     slopes = [logits.softmax(1) - outcome]  # dL/dz of the last layer, (records, classes)
     for (weight, _), a in zip(reversed(layers[1:]), reversed(inputs[1:]), strict=True):
         slopes.append((slopes[-1] @ params[weight]) * (a > 0))
     gradients = list(zip(inputs, reversed(slopes), strict=True))
     squares = sum(_square(g) * (_square(a) + 1) for a, g in gradients)
-    factors = clip_factors(torch.as_tensor(squares).sqrt(), clip=clip, dtype=logits.dtype)
+    norms = torch.as_tensor(squares).sqrt()
+    factors = clip_factors(norms, clip=clip, dtype=logits.dtype, rule=rule)
     total: Params = {}
     for (weight, bias), (a, g) in zip(layers, gradients, strict=True):
         scaled = torch.where(factors > 0, g * factors, 0.0)

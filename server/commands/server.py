@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -182,7 +183,9 @@ def _print_status(found: dict[str, Any]) -> None:
     running = f"runs as process {found['pid']}" if found["running"] else "does not run"
     answers = "" if found["answers"] or not found["running"] else ", but does not answer"
     console.print(f"The coordinator {running}{answers}; hospitals call {found['address']}")
-    console.print(f"Its certificate is valid until {found['certificate_until']}\n")
+    until = found["certificate_until"]
+    word = "is valid" if until > f"{datetime.now(UTC):%Y-%m-%d}" else "WAS VALID"
+    console.print(f"Its certificate {word} until {until}\n")
     sites = Table("hospital", "state", "since", "enrolled")
     for site in found["sites"]:
         values = [site["name"], site["state"], site["since"], site["enrolled"]]

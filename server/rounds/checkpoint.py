@@ -54,7 +54,11 @@ def load_state(path: Path, *, digest: str | None = None) -> State:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         names, number = json.loads(header["names"]), int(header["round"])
         groups = sorted({name.split("/", 1)[0] for name in tensors})
-        values: dict[str, Params] = {g: {n: tensors[f"{g}/{n}"] for n in names} for g in groups}
+        values: dict[str, Params] = {
+            # Moments are of what is trained alone, where the study freezes the rest.
+            g: {n: tensors[f"{g}/{n}"] for n in names if g == _PARAMS or f"{g}/{n}" in tensors}
+            for g in groups
+        }
         state = State(params=values.pop(_PARAMS), moments=values, round=number)
         owner = header["digest"]
     except Exception as error:  # safetensors raises its own type, without a public name

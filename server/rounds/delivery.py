@@ -39,7 +39,7 @@ def deliver(federation: Federation) -> list[Reply]:
             remedy="resume the run to its end, then deliver it",
         )
     request = federation.request(
-        "deliver", state.round, encode(state.params), card=card_of(plan, federation.run_dir)
+        "deliver", state.round, encode(state.model), card=card_of(plan, federation.run_dir)
     )
     rows = federation.store.members(federation.job)
     members = {r["site"]: int(r["node"] or 0) for r in rows if r["status"] == TOOK_PART}

@@ -13,6 +13,7 @@ import torch
 from common.errors import RunError
 from common.learners import learner_for
 from common.learners.types import Contribution, Learner, State
+from common.models import trained
 from common.params import Params
 from common.review import bears
 from server.rounds.checkpoint import curve_rounds, latest, load_state, save_state
@@ -63,9 +64,9 @@ def train(federation: Federation, roster: Roster, state: State) -> list[Contribu
         RunError: fewer of them than the quorum, after all retries.
     """
     number, rounds = state.round + 1, federation.plan.study.rounds
-    collection = Collection(
-        federation, roster, "train", number, params=state.params, like=state.params
-    )
+    plan = federation.plan
+    like = learner_for(plan).shared(trained(plan.study, state.params))
+    collection = Collection(federation, roster, "train", number, params=state.params, like=like)
     if not _reaches_quorum(federation, collection):
         failures = [f"{r.site} {r.status}: {r.reason}" for r in collection.missing]
         raise RunError(
@@ -83,7 +84,7 @@ def evaluate(federation: Federation, roster: Roster, state: State) -> None:
     shape = (plan.histograms, 2, plan.study.evaluation.bins)
     like = {"counts": torch.zeros(shape, dtype=torch.float64)}
     collection = Collection(
-        federation, roster, "evaluate", state.round, params=state.params, like=like
+        federation, roster, "evaluate", state.round, params=state.model, like=like
     )
     _reaches_quorum(federation, collection)
     for site, value in collection.values.items():

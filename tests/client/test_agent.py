@@ -251,6 +251,7 @@ def test_reasons_are_a_closed_set_without_patients() -> None:
         "MODEL_TOO_LARGE",
         "NOT_PRIVATE",
         "NO_POLICY",
+        "OTHER_ADJACENCY",
         "OUTSIDE_HOURS",
         "OUT_OF_PLAN",
         "PAUSED",

@@ -178,6 +178,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_make_the_ledger_and_write_at_once_lose_nothing(path: Path) -> None:
     # Break it once: make the tables outside a transaction that locks ('already exists').
     writers = [

@@ -58,7 +58,10 @@ SENDERS = {
     "client/agent.py": {"flwr"},  # the context of a simulation's node
     "client/transport.py": {"flwr"},
     "client/rpc/admin.py": {"grpc", "grpc_health"},
-    "client/rpc/checks.py": {"socket"},  # can the coordinator's server be reached? Sends nothing
+    "client/rpc/checks.py": {
+        "socket",
+        "ssl",
+    },  # can the coordinator's server be reached? Sends nothing
     "client/rpc/doors.py": {"socket"},
     "client/rpc/health.py": {"grpc_health"},
     "client/rpc/relay.py": {"flwr", "grpc"},

@@ -46,6 +46,7 @@ def test_a_constant_score_has_an_auc_of_one_half_inside_its_interval():
     assert found["auc_low"] < 0.5 < found["auc_high"]
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_promise():
     # Faults: noise left out, sigma halved, patients' sampling left out. Long runs give 94 to 97%
     # for each figure; 250 draws have sd 1.4%, so below 90% by chance < 1 in 1,000 a figure, about

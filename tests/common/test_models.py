@@ -1,5 +1,7 @@
 """The models: shapes, group norm only, seeds, weights files, devices, and privacy-compatibility."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,15 +11,19 @@ from common.cohort.parts import Part
 from common.errors import StudyError
 from common.models import (
     MODELS,
+    StandardisedConv2d,
     build,
     initial_params,
     load_params,
     params_of,
     pick_device,
     predict,
+    shapes_of,
+    trained,
 )
 from common.params import flatten
-from common.privacy.engine import PrivateModel
+from common.privacy import engine
+from common.privacy.engine import PrivateModel, check_compatible
 from common.study import parse_study
 
 torch.set_num_threads(1)
@@ -215,6 +221,112 @@ def test_weights_of_another_model_are_refused(change, message, tmp_path):
         build(spec, folder=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["conv4", "resnet18"])
+def test_standardised_filters_have_mean_zero_and_a_public_size(name):
+    """Faults it is for: a layer left out; a filter standardised over its outputs."""
+    spec = study(name, width=8, standardise_weights=True)
+    model = build(spec, seed=3)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert {type(m) for m in layers} == {StandardisedConv2d}
+    assert params_of(model).keys() == params_of(build(study(name, width=8))).keys()
+    layer = layers[0]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, layer.in_channels, 16, 16, generator=generator)
+    filters = layer.weight.detach()
+    rows = filters.flatten(1)
+    plain = (rows - rows.mean(1, keepdim=True)) / (
+        rows.std(1, correction=0, keepdim=True) * math.sqrt(rows.shape[1])
+    )
+    expected = nn.functional.conv2d(
+        x, plain.view_as(filters), layer.bias, layer.stride, layer.padding
+    )
+    torch.testing.assert_close(layer(x), expected)
+    with torch.no_grad():
+        layer.weight.mul_(7).add_(3)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    check_compatible(model)
+
+
+@pytest.mark.parametrize("model", [{"standardise_weights": True}, {"frozen": "body"}])
+@pytest.mark.parametrize("large", [False, True])
+def test_the_private_gradient_is_the_changed_models_own(model, large, monkeypatch):
+    """Fault it is for: Opacus's rule of a plain convolution, under other weights than its own."""
+    spec = study("conv4", width=8, **model)
+    params = initial_params(spec, seed=0)
+    x = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    part = Part(x, torch.tensor([0, 2, 1, 1, 0]), torch.tensor([0, 1, 2, 2, 3]), 4)
+    if large:
+        monkeypatch.setattr(engine, "_LARGE", 0)
+    found = PrivateModel(build(spec)).clipped_sum(params, part, clip=0.1)
+    plain, total = build(spec), 0
+    load_params(plain, params)
+    for patient in range(4):
+        own = part.patient == patient
+        plain.zero_grad()
+        nn.functional.cross_entropy(plain(x[own]), part.y[own]).backward()
+        g = torch.cat([p.grad.flatten() for p in plain.parameters() if p.requires_grad])
+        total = total + g * min(1.0, 0.1 / g.norm().item())
+    torch.testing.assert_close(flatten(found), total, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv4", "resnet18"])
+def test_a_frozen_body_leaves_the_last_layer_to_be_trained(name):
+    spec = study(name, width=8, frozen="body")
+    model = build(spec)
+    head = {"mlp": "body.3", "conv4": "body.17", "resnet18": "body.fc"}[name]
+    expected = [f"{head}.weight", f"{head}.bias"]
+    assert list(PrivateModel(model).trained) == expected
+    assert list(trained(spec, shapes_of(spec))) == expected
+    assert params_of(model).keys() == params_of(build(study(name, width=8))).keys()
+    whole = study(name, width=8)
+    assert trained(whole, shapes_of(whole)).keys() == params_of(model).keys()
+
+
+def test_a_frozen_step_looks_at_the_body_it_was_given():
+    """Fault it is for: gradients of the head under the module's own body, not the shared one."""
+    spec = study("mlp", frozen="body")
+    model, params = PrivateModel(build(spec, seed=1)), initial_params(spec, seed=2)
+    x = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    part = Part(x, torch.tensor([0, 1, 2]), torch.arange(3), 3)
+    direction = {k: torch.ones_like(params[k]) for k in model.trained}
+    other = PrivateModel(build(spec, seed=2))
+    for ask in (
+        lambda m: m.clipped_products(params, part, direction=direction, clip=1.0),
+        lambda m: m.clipped_sum(params, part, clip=1.0),
+    ):
+        assert same(ask(model), ask(other))
+
+
+def test_a_frozen_body_may_come_without_a_head(tmp_path):
+    spec = study("mlp", table=True, weights="w.safetensors", frozen="body")
+    other = params_of(build(spec, seed=9))
+    body = {k: v for k, v in other.items() if k not in trained(spec, other)}
+    save_file(body, tmp_path / "w.safetensors")
+    found = initial_params(spec, seed=1, folder=tmp_path)
+    own = initial_params(spec, seed=1)
+    assert all(torch.equal(found[k], body[k]) for k in body)
+    assert all(torch.equal(found[k], own[k]) for k in trained(spec, own))
+    half = {k: v for k, v in other.items() if not k.endswith("3.bias")}
+    save_file(half, tmp_path / "w.safetensors")
+    with pytest.raises(StudyError, match="does not fit the model"):
+        initial_params(spec, seed=1, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "mlp", "standardise_weights": True}, "has no convolutions"),
+        ({"name": "logistic", "frozen": "body"}, "a head without a body"),
+        ({"name": "mlp", "hidden": [], "frozen": "body"}, "a head without a body"),
+        ({"name": "mlp", "frozen": "head"}, "model.frozen is 'head'"),
+        ({"name": "conv4", "standardise_weights": 1}, "model.standardise_weights is 1"),
+    ],
+)
+def test_a_change_of_what_a_model_lacks_is_refused(model, words):
+    with pytest.raises(StudyError, match=words):
+        study(**model)
+
+
 def test_conv4_refuses_images_that_four_poolings_use_up():
     with pytest.raises(StudyError, match="'conv4' but images are 15x15") as caught:
         build(study("conv4", size=15))
@@ -260,3 +372,18 @@ def test_the_number_of_devices_decides(name, there, monkeypatch):
     else:
         with pytest.raises(StudyError, match="2 CUDA devices"):
             pick_device(name)
+
+
+def test_a_frozen_model_is_run_on_no_more_records_at_once_than_the_whole(monkeypatch):
+    """Fault it is for: pieces cut by the head's size alone: the body's outputs fill memory."""
+    most = []
+    for frozen in (None, "body"):
+        spec = study("conv4", width=8, **({"frozen": frozen} if frozen else {}))
+        module, params = build(spec), initial_params(spec, seed=0)
+        monkeypatch.setattr(engine, "_CHUNK_VALUES", 5 * flatten(params).numel())
+        sizes = []
+        module.register_forward_hook(lambda m, inputs, output, s=sizes: s.append(len(output)))
+        part = Part(torch.zeros(20, 1, 16, 16), torch.zeros(20).long(), torch.arange(20), 20)
+        PrivateModel(module).clipped_sum(params, part, clip=1.0)
+        most.append(max(sizes))
+    assert most == [5, 5]

@@ -97,10 +97,12 @@ MUTANTS = {
     "model.hidden": [9],
     "model.width": 16,
     "model.weights": "w.safetensors",
+    "model.frozen": "body",
     "learner.local_steps": 6,
     "learner.learning_rate": 0.2,
     "learner.sampling_rate": 0.4,
     "learner.proximal": 0.2,
+    "learner.augmentation": {"flip": True},
     "server.optimizer": "adam",
     "server.learning_rate": 0.5,
     "server.momentum": 0.8,
@@ -109,6 +111,8 @@ MUTANTS = {
     "server.aggregation": "median",
     "server.liars": 1,
     "server.norm_bound": 3.0,
+    "server.average": "tail",
+    "server.average_decay": 0.8,
     "rounds.count": 5,
     "rounds.quorum": 3,
     "rounds.deadline_s": 60,
@@ -116,6 +120,7 @@ MUTANTS = {
     "privacy.epsilon": 1.1,
     "privacy.delta": 2e-4,
     "privacy.clip": 2.0,
+    "privacy.clipping": "automatic",
     "evaluation.bins": 20,
     "evaluation.epsilon": 0.5,
     "adaptation.prior": 5.0,
@@ -131,8 +136,10 @@ WHOLE_TABLES = {
 }
 COUPLED = {
     "cohort.complete_cases",
+    "model.standardise_weights",  # of convolutions: see PICTURES
     "learner.name",
     "learner.meta",  # of other learners: see META_MUTANTS
+    "learner.head_steps",
     "privacy.sigma",
     "cohort.features.kind",
     "cohort.image",
@@ -168,6 +175,26 @@ def test_every_rule_of_images_changes_the_digest(path, value):
     assert plan_of(other).digest != plan_of(MAPPED).digest
 
 
+PICTURES = {
+    **IMAGES,
+    "model": {"name": "conv4"},
+    "learner": {"learning_rate": 0.1, "augmentation": {"flip": True, "shift": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.standardise_weights", True),
+        ("learner.augmentation.copies", 5),
+        ("learner.augmentation.flip", False),
+        ("learner.augmentation.shift", 2),
+    ],
+)
+def test_every_rule_of_pictures_changes_the_digest(path, value):
+    assert plan_of(changed(PICTURES, path, value)).digest != plan_of(PICTURES).digest
+
+
 META_MUTANTS = {
     "unit": "episode",
     "pool": "shared",
@@ -181,6 +208,29 @@ META_MUTANTS = {
 def test_every_rule_of_support_and_query_changes_the_digest(path, value):
     other = changed(META, f"learner.meta.{path}", value)
     assert plan_of(other).digest != plan_of(META).digest
+
+
+def test_the_heads_steps_change_the_digest():
+    head = {**TABLE, "learner": {"name": "fedrep", "learning_rate": 0.1, "head_steps": 4}}
+    other = changed(head, "learner.head_steps", 3)
+    assert plan_of(other).digest != plan_of(head).digest
+    without = {**TABLE, "learner": {"name": "fedrep", "learning_rate": 0.1}}
+    assert parse_study(without, origin="t").rules()["learner"]["head_steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "why"),
+    [
+        ("learner", "private_inner", "one support patient moves every query"),
+        ("model", "batch_norm", "statistics of a batch"),
+        ("rounds", "early_stopping", "release of its own"),
+        ("evaluation", "metrics", "without noise do not leave"),
+        ("learner", "private_head", "a head trained without noise"),
+    ],
+)
+def test_what_has_no_private_form_is_refused_with_the_reason(table, key, why):
+    with pytest.raises(StudyError, match=rf"unknown key '{table}\.{key}': .*{why}"):
+        parse_study(changed(TABLE, f"{table}.{key}", True), origin="t")
 
 
 def test_no_rule_of_support_and_query_lacks_a_mutant():
@@ -228,9 +278,9 @@ def test_the_compiled_noise_changes_the_digest(noise):
 # Hospitals have approved digests. If these change, a rule was added, renamed or given another
 # default, or the encoding changed: raise DIGEST_VERSION, put the new digests here, and say in the
 # changelog that studies must be approved anew.
-TABLE_DIGEST = "338af74f33258d9b78145bf1d9e0002846e4781a8e2a40d8230232fb752b8580"
-IMAGES_DIGEST = "214c7b2f35edbab673687c979c0aaba3d7c60dfa28cc63bd3cf9c00e9fdaa8d9"
-MAPPED_DIGEST = "d77f6af6c175bc4d211c94465c13d59aaf18a83c0fb0e52cc7ba57946cd062c3"
+TABLE_DIGEST = "45346239c60eac86cf9204395d7e80baa8a95e2571faa76fb09e909a83b0457d"
+IMAGES_DIGEST = "07f2bdd4713b773475ad6e8dfcaa59258d338bb899aaaf49793914e8f73555e1"
+MAPPED_DIGEST = "f804ba8d4f57c53fb7cc3ba3993fe5f8efa7bdf4444ef86e1cddee1929d4eab3"
 
 
 def test_the_digest_of_a_study_stays_what_it_is():
@@ -497,6 +547,28 @@ def test_a_review_says_what_the_coordinator_makes_of_the_changes(server, words):
     assert sentence.startswith("the coordinator takes") or "leaves out" in sentence
     ignores = "declared sizes do not count" in sentence
     assert ignores is (server.get("aggregation", "mean") != "mean")
+
+
+def sentences(values):
+    found = review(compile_study(parse_study({**values, "evaluation": {}}, origin="t")))
+    return "; ".join((*found.computes, *found.leaves))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (changed(TABLE, "privacy.clipping", "automatic"), "scaled to a length just below 1"),
+        (changed(TABLE, "model.frozen", "body"), "trains the last layer alone"),
+        (changed(TABLE, "model.frozen", "body"), "the change of the last layer's weights"),
+        (changed(TABLE, "server.average", "tail"), "the mean of the weights after rounds 3 to 4"),
+        (changed(TABLE, "server.average", "ema"), "each counting 0.9 times as much as the one"),
+        (PICTURES, "4 copies of it, each mirrored at random and moved by up to 1 pixels"),
+        (changed(PICTURES, "model.standardise_weights", True), "weights of convolutions standard"),
+    ],
+)
+def test_a_review_says_each_rule_that_is_not_the_usual_one(values, words):
+    assert words in sentences(values)
+    assert words not in sentences(TABLE)
 
 
 def test_what_an_aggregation_bears_is_said_for_the_members():

@@ -5,6 +5,7 @@ import pytest
 from common.errors import StudyError
 from common.study import parse_study
 from simulations.arms import plan_of
+from simulations.runner import prepare
 
 STUDY = {
     "name": "t",
@@ -40,6 +41,18 @@ def test_an_arms_own_rules_are_its_plans():
     )
     assert (plan.study.learner.local_steps, plan.clip, plan.sigma) == (7, 0.5, 2.0)
     assert plan.study.learner.meta.query_fraction == 0.25
+
+
+def test_an_arms_own_model_and_its_weights_come_along(tmp_path):
+    arm = {"kind": "reptile", "rules": {"model": {"name": "mlp", "weights": "body.safetensors"}}}
+    assert plan_with(arm).study.model.name == "mlp"
+    with pytest.raises(
+        StudyError, match=r"model\.weights is '.*body\.safetensors', and there is no"
+    ):
+        prepare(study_with(arm), tmp_path / "run", weights_from=tmp_path)
+    (tmp_path / "body.safetensors").write_bytes(b"weights")
+    prepare(study_with(arm), tmp_path / "run", weights_from=tmp_path)
+    assert (tmp_path / "run" / "body.safetensors").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("rules", [{"learner": {"speed": 1}}, {"learner": {"local_steps": 0}}])

@@ -112,6 +112,7 @@ def test_the_default_study_gives_the_documented_json_and_files(cli):
     assert not [p for p in Path("run").rglob("*") if p.suffix in {".pkl", ".pt", ".pth"}]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_figures_and_another_seed_others(cli):
     def arms(seed, out):
         _, text, _ = cli("sim", "run", "--arms", ARMS, "--seeds", 1, "--seed", seed,
@@ -123,6 +124,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_seed_others(cli):
     assert arms(6, "c") != first
 
 
+@pytest.mark.slow
 def test_another_epsilon_is_another_study_and_says_so(cli):
     _, text, _ = cli("sim", "run", "--arms", "reptile", "--seeds", 1, "--out", "a", "--json")
     code, other, err = cli("sim", "run", "--arms", "reptile", "--seeds", 1, "--out", "b",

@@ -14,6 +14,7 @@ from common.embedded import find_study
 from common.errors import StudyError
 from common.report.loho_page import loho_html
 from common.report.loho_tables import missing_tables
+from common.schema import dump_toml
 from common.study import load_study, parse_study
 from simulations.display import print_leave_one_out
 from simulations.loho import ALONE, _draws, _intercept, _judge, leave_one_out
@@ -239,7 +240,8 @@ def test_missing_values_are_counted_before_incomplete_records_are_left_out(tmp_p
 
 def test_the_command_prints_the_contract_and_resumes(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    options = ["sim", "loho", "--shots", "0,8", "--draws", "2", "--epsilon", "8", "--out", "r"]
+    (tmp_path / "study.toml").write_text(dump_toml(small_study().model_dump(mode="json")))
+    options = ["sim", "loho", "study.toml", "--shots", "0,8", "--draws", "2", "--out", "r"]
     ended = run_command(monkeypatch, capsys, *options, "--json")
     assert ended.code == 0
     first = json.loads(ended.out)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from client.commands.patients import register
 from client.desk.received import keep
 from client.ledger import Key, Ledger
+from client.site import load_site
 from common.codec import encode
 from common.errors import GrandroundsError, SiteError
 from common.models import build, params_of
@@ -84,6 +85,20 @@ def test_predict_prints_and_writes_a_file_for_its_own_user(folder: Path, tmp_pat
     assert row["patient"] == "x[1]"
     assert 0 < float(row["probability ill"]) < 1
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["new.csv", "patients", "site/ledger.sqlite"])
+def test_predict_writes_over_no_patients_and_no_file_of_the_site(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    new = tmp_path / "new.csv"
+    new.write_text("patient,number,pressure\nx1,5,150\n")
+    patients = next(iter(load_site(folder).views())).source.path
+    out = patients if name == "patients" else tmp_path / name
+    before = out.read_bytes()
+    with pytest.raises(SiteError, match="--out is "):
+        said("predict", folder, new, "--out", out)
+    assert out.read_bytes() == before
 
 
 def test_predict_as_plain_values(folder: Path, tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def test_backup_and_reconcile(folder: Path, tmp_path: Path) -> None:
     ledger.close()
     (folder / "ledger.head").unlink()
     assert Ended("status", folder, "--json").json["behind"]
+    assert "must be reconciled first" in Ended("budget", folder).out
     done = Ended("reconcile", folder)
     assert (done.code, "no study was approved" in done.out) == (0, True)
     assert Ended("status", folder, "--json").json["behind"] is None

@@ -241,3 +241,18 @@ def test_a_promise_of_another_adjacency_is_not_added_up(plan: Plan) -> None:
     assert objection(large, episodes, account(episodes, rounds=1)) is None
     assert objection(large, episodes, account(plan, rounds=1)) is Reason.OTHER_ADJACENCY
     assert objection(large, plan, account(episodes, rounds=1)) is Reason.OTHER_ADJACENCY
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("allow_unprotected", "yes"),
+        ("allow_unprotected", 1),
+        ("noise_seed", True),
+        ("device", "gpu"),
+        ("device", "cuda:x"),
+    ],
+)
+def test_a_value_that_only_looks_right_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=key):
+        Policy.model_validate({"epsilon": 1.0, "delta": 1e-3, key: value})

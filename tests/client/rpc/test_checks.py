@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -12,6 +15,7 @@ from client.ledger import Key, Ledger
 from client.rpc import checks
 from client.rpc.checks import Budget, Unchanged, checks_of
 from client.site import Site, write_site
+from server.house.certificates import Pair, make_authority, make_server
 from tests.small_world import add_cohort, hospital, roomy, small_plan
 
 PLAN = small_plan()
@@ -142,14 +146,43 @@ def test_a_device_without_memory_or_that_is_not_there_is_not_well(
         check()
 
 
-def test_the_server_is_well_while_its_port_takes_a_connection(site: Site, ledger: Ledger) -> None:
+@contextmanager
+def a_server(folder: Path, authority: Pair) -> Iterator[int]:
+    """A TLS server on loopback whose certificate an authority signed; yields its port."""
+    make_server(authority, ["127.0.0.1"]).write(folder / "server.crt", folder / "server.key")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "server.crt", folder / "server.key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=_greet, args=(server, tls))
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _greet(server: socket.socket, tls: ssl.SSLContext) -> None:
+    while True:
+        try:
+            link, _ = server.accept()
+        except OSError:
+            return
+        with link, suppress(OSError):
+            tls.wrap_socket(link, server_side=True).close()
+
+
+def test_the_server_is_well_while_it_shows_a_certificate_of_the_kits_authority(
+    site: Site, ledger: Ledger, tmp_path: Path
+) -> None:
     check = checks_of(site.folder, ledger)["superlink"]
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        (site.folder / "kit").mkdir()
-        (site.folder / "kit" / "site.toml").write_text(
-            f'name = "site"\naddress = "127.0.0.1:{server.getsockname()[1]}"\n'
-        )
+    ours, other = make_authority("ours"), make_authority("other")
+    kit = site.folder / "kit"
+    kit.mkdir()
+    with a_server(tmp_path, ours) as port:
+        (kit / "site.toml").write_text(f'name = "site"\naddress = "127.0.0.1:{port}"\n')
+        assert check() is False  # the kit lacks the authority's certificate
+        ours.write(kit / "ca.crt", tmp_path / "ca.key")
         assert check() is True
+        other.write(kit / "ca.crt", tmp_path / "ca.key")
+        assert check() is False
+    ours.write(kit / "ca.crt", tmp_path / "ca.key")
     assert check() is False

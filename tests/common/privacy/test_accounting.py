@@ -47,6 +47,7 @@ def by_the_accountant(events, delta):
     return accountant.get_epsilon(delta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1.0, 0.37, 0.05])
 @pytest.mark.parametrize("sigma", [2.5, 15.419])
 def test_every_count_costs_what_dp_accountings_own_call_says_to_the_last_bit(sigma, q):

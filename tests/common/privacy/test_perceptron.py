@@ -109,3 +109,15 @@ def test_patients_of_several_records_go_through_the_hooks(monkeypatch):
     assert not called
     PrivateModel(model).clipped_sum(params_of(model), batch, clip=1.0)
     assert called
+
+
+def test_layers_that_are_called_in_another_way_are_no_stack():
+    """Fault it is for: the closed form of what the layers look like, not of what `forward` does."""
+
+    class Doubled(torch.nn.Sequential):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layers = [torch.nn.Flatten(), torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)]
+    assert linear_layers(torch.nn.Sequential(*layers)) is not None
+    assert linear_layers(Doubled(*layers)) is None

@@ -110,6 +110,7 @@ def test_private_without_a_finite_epsilon_is_not_private(epsilon: float | None) 
     assert '<h2 id="privacy">Not private</h2>' in report_html(metrics)
 
 
+@pytest.mark.slow
 def test_sixty_four_hospitals_stay_small_and_readable() -> None:
     metrics = example({f"hospital {i:02d}": 900 - 10 * i for i in range(64)}, rounds=20)
     text = report_html(metrics)
