@@ -7,6 +7,7 @@ DIR/approvals/       what a board files of each approval
 DIR/ledger.sqlite    every release and its price
 DIR/keys/            the site's own key pair, and the secret of its keyed hashes
 DIR/kit/             what the coordinator gave: certificate, address, name
+DIR/kept/            weights that stay here from round to round (a head under a shared body)
 DIR/models/          finished models that were delivered
 DIR/site.log         what only the hospital may see
 
