@@ -192,7 +192,8 @@ class Agent:
                 bins=bins,
             )
             noise = plan.evaluation_sigma * source.normal(counts.size).reshape(counts.shape)
-            return {"counts": torch.from_numpy(counts + noise)}
+            # In single precision: the last bits of a float64 would betray the counts.
+            return {"counts": torch.from_numpy(counts + noise).float().double()}
 
         price = (plan.evaluation_price(),)
         return Release(key, plan, price, like, compute, self._public, request)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import StudyError
-from common.params import Params, misfit
+from common.params import Params, head_of, misfit
 from common.seeds import derive
 from common.study import ModelSpec, Study
 
@@ -128,25 +128,26 @@ def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classif
             f"table of {shape[0]} numbers of each image",
             remedy="drop cohort.image.maps, or use model.name = 'logistic' or 'mlp'",
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        body = MODELS[spec.name](spec, shape, len(study.cohort.label.classes))
-    model = Classifier(body, input_shape=shape)
-    if spec.standardise_weights:
-        for module in model.modules():
-            if type(module) is nn.Conv2d:
-                module.__class__ = StandardisedConv2d  # the same layer, called in another way
-    if spec.frozen is not None:
-        model.requires_grad_(False)
-        _head(model).requires_grad_(True)
+    model = made(spec, shape, len(study.cohort.label.classes), seed=seed)
     if spec.weights is not None and folder is not None:
         _load_weights(model, folder / spec.weights, frozen=spec.frozen is not None)
     return model
 
 
-def _head(model: nn.Module) -> nn.Module:
-    """Return the layer that gives the logits: the last linear one."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+def made(spec: ModelSpec, shape: Shape, classes: int, *, seed: int) -> Classifier:
+    """Return a model of random weights for inputs of that shape, whatever study they are of."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier(MODELS[spec.name](spec, shape, classes), input_shape=shape)
+    if spec.standardise_weights:
+        for module in model.modules():
+            if type(module) is nn.Conv2d:
+                module.__class__ = StandardisedConv2d  # the same layer, called in another way
+    if spec.frozen is not None:
+        weights = dict(model.named_parameters())
+        for name in weights.keys() - head_of(weights):
+            weights[name].requires_grad_(False)
+    return model
 
 
 def initial_params(study: Study, *, seed: int, folder: Path | None = None) -> Params:

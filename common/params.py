@@ -6,7 +6,7 @@ their arguments (after Nichol et al.'s `variables.py`, supervised-reptile).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -97,3 +97,19 @@ def misfit(candidate: Params, like: Params) -> str | None:
         if not bool(torch.isfinite(value).all()):
             return f"{name!r} holds values that are not finite"
     return None
+
+
+def head_of(params: Mapping[str, Tensor]) -> frozenset[str]:
+    """Return the names of the last layer's weights; the others are the body.
+
+    >>> names = ("body.1.weight", "body.1.bias", "body.3.weight", "body.3.bias")
+    >>> sorted(head_of({name: torch.zeros(1) for name in names}))
+    ['body.3.bias', 'body.3.weight']
+    """
+    last = [*params][-1].rpartition(".")[0]
+    return frozenset(name for name in params if name.rpartition(".")[0] == last)
+
+
+def moved(params: Params, change: Params, names: Collection[str], *, scale: float) -> Params:
+    """Return `params + scale * change` in the named weights; the others stay."""
+    return {k: v + scale * change[k] if k in names else v for k, v in params.items()}

@@ -22,6 +22,9 @@ The rule
     The clip cannot be known before gradients are. With automatic clipping it need not: every
     patient's gradient is about as long as C, and only alpha C matters.
 
+The rule is about noise. What a network gains from more steps than that, no public figure says: try
+it on public data first.
+
 No patient is read: declared sizes are published, and epsilon, delta, d and f are rules.
 """
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from common.embedded import find_study
 from common.privacy.accounting import delta_limit
+from common.privacy.noise import SecureSource, SeededSource, Source
 from common.schema import dump_toml
 from common.study import Study, load_study, parse_study
 from server.store import Store
@@ -103,9 +104,25 @@ def time_studies(console: Console, scratch: Path) -> None:
     console.print(f"heart, 5 seeds, all arms: {seconds:.1f} s")
 
 
+def time_noise(console: Console) -> None:
+    """Time a million normals of each generator, in turn."""
+    sources: dict[str, Source] = {"a site's": SecureSource(), "a simulation's": SeededSource(0)}
+    found: dict[str, list[float]] = {name: [] for name in sources}
+    for _ in range(10 * REPEATS):
+        for name, source in sources.items():
+            started = time.perf_counter()
+            source.normal(1_000_000)
+            found[name].append(1e3 * (time.perf_counter() - started))
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    words = ", ".join(f"{name} {value:.0f} ms" for name, value in medians.items())
+    ratio = medians["a site's"] / medians["a simulation's"]
+    console.print(f"a million normals: {words}; ratio {ratio:.1f} (medians)")
+
+
 def main() -> None:
     """Print every figure."""
     console = Console(highlight=False, soft_wrap=True)
+    time_noise(console)
     with tempfile.TemporaryDirectory() as folder:
         time_studies(console, Path(folder))
         compare_engines(console, Path(folder))

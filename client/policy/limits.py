@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StrictInt, field_validator
 
 from client.policy.hours import parse_hours
+from common.learner_spec import LearnerName
 from common.schema import Count, Positive, Table
-from common.study import LearnerName, ModelName
+from common.study import ModelName
 
 SEEDED = (
     "SEEDED NOISE: policy.toml sets noise_seed. Whoever knows the seed can take the noise off: "

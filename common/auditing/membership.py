@@ -6,7 +6,8 @@ Guarantees
     principles", S&P 2022), so the true-positive rate is reported at false-positive rates of 1% and
     0.1%. The threshold is the lowest with at most that share of false alarms among the non-members.
     It looks at no member, so the members it finds are binomial given it, and Clopper and Pearson's
-    interval holds exactly.
+    interval is exact, if members are scored independently of each other. Scores of one run share
+    its model, so the interval is of patients and not of runs.
 
     With n non-members and no false alarm at all, the false-positive rate may still be up to
     1 - .05^(1/n), about 3/n (95% confidence). A rate f is spoken of only where this is at most f:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from common.learners.head import head_of, moved
 from common.learners.inner import draw, noisy_sum
 from common.learners.outer import server_step
 from common.learners.types import Learner, Patients, State
-from common.params import Params, subtract
+from common.params import Params, head_of, moved, subtract
 from common.plan import Plan
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import Source

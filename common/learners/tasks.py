@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.cohort.parts import Part
 from common.errors import StudyError
-from common.study import MetaSpec
+from common.learner_spec import MetaSpec
 
 
 def support_and_query(part: Part, meta: MetaSpec) -> tuple[Part, Part]:

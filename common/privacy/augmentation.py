@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from common.cohort.parts import Part
+from common.learner_spec import AugmentationSpec
 from common.privacy.noise import Source
-from common.study import AugmentationSpec
 
 
 def with_views(batch: Part, spec: AugmentationSpec | None, source: Source) -> Part:

@@ -19,6 +19,7 @@ Guarantees
     0                           0
     NaN, infinity               0
     beyond about C * 1e38       0
+    beyond float32              0
     ==========================  ========================
 """
 
@@ -62,7 +63,8 @@ def clip_factors(
     else:
         factors = torch.where(norms <= clip, 1.0, clip * (1 - 1e-6) / norms)
     factors = factors.to(dtype)
-    normal = torch.isfinite(norms) & (factors >= torch.finfo(dtype).tiny)  # false for NaN
+    limits = torch.finfo(dtype)  # beyond the largest number some ways of a step see an infinity
+    normal = (norms <= limits.max) & (factors >= limits.tiny)  # false for NaN
     return torch.where(normal, factors, torch.zeros_like(factors))
 
 

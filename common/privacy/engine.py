@@ -263,17 +263,21 @@ def _first_of_each(patient: Tensor, order: Tensor, records: Tensor, k: int) -> T
 
 
 def with_noise(total: Params, source: Source, *, scale: float) -> Params:
-    """Return `total` plus N(0, scale^2): a stream gives in pieces the numbers it gives at once."""
+    """Return `total` plus N(0, scale^2): a stream gives in pieces the numbers it gives at once.
+
+    They are added in float64 and the sum alone is rounded. Noise rounded before would leave the
+    total's own last bits wherever the two nearly cancel: such sums tell a total of 0 from others.
+    """
     size = sum(v.numel() for v in total.values())
     if scale == 0:
         return total
     if size <= _PIECE:
         noise = unflatten(torch.from_numpy(scale * source.normal(size)), total)
-        return {k: v + noise[k].to(v) for k, v in total.items()}
+        return {k: (v.double() + noise[k]).to(v) for k, v in total.items()}
     noisy = {k: v.clone() for k, v in total.items()}
     for value in noisy.values():
         for piece in torch.split(value.view(-1), _PIECE):
-            piece += torch.from_numpy(scale * source.normal(piece.numel())).to(piece)
+            piece.copy_(piece.double() + torch.from_numpy(scale * source.normal(piece.numel())))
     return noisy
 
 

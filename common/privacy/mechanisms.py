@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from common.learner_spec import LearnerSpec
 from common.privacy.events import Event, Part, PoissonGaussian, gaussian
-from common.study import LearnerSpec
 
 Price = Callable[..., tuple[Event, ...]]
 

@@ -4,8 +4,8 @@ Both give standard normals in float64 and uniforms in [0, 1) with 53 bits. A Gau
 floating point is not the real-valued one: its low bits can betray the sum it was added to (Mironov
 2012), for Box-Muller too (Jin et al. 2022). Two mitigations, neither a proof: the secure source
 adds up four independent draws, so that an attacker who would invert the sampler faces four unknown
-pairs at once (Holohan and Braghin 2021), and the noisy sum is released in the model's own
-precision, float32, which rounds the low bits away.
+pairs at once (Holohan and Braghin 2021), and sum and noise are added in float64 and released in
+single precision, which rounds the low bits away.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from simulations.audit.engine import (
 from simulations.audit.experiments import Experiment, Seen
 from simulations.audit.sampler import sampled
 from simulations.audit.subject import Subject
+from simulations.audit.transcript import transcript
 from simulations.runner import scenario_of
 from simulations.world import world_of
 
@@ -78,6 +79,7 @@ def audit_study(
     sample = {"releases": effort.samples, "patients": effort.patients, "seed": first}
     experiments = [
         *of_way(way, effort, first),
+        transcript(subject, records=records, seed=first),
         sampled(subject, generator="secure", **sample),
         at_hospitals(study, subject, claimed_epsilon=price, count=count, seeds=seeds),
         from_measurements(subject, claimed_epsilon=price, count=sums_of(subject)),

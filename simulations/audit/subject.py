@@ -16,7 +16,7 @@ from common.cohort.parts import Part
 from common.errors import StudyError
 from common.learners import learner_for
 from common.learners.types import Adapt, Patients
-from common.models import MODELS, Classifier, Shape, params_of, pick_device
+from common.models import Classifier, Shape, made, params_of, pick_device
 from common.params import Params
 from common.plan import Plan
 from common.privacy.engine import PrivateModel
@@ -113,10 +113,8 @@ class Subject:
         shape: Shape = study.cohort.input_shape
         if extra:
             shape = (int(np.prod(shape)) + extra,)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "audit", "weights"))
-            body = MODELS[study.model.name](study.model, shape, self.classes)
-        return Classifier(body, input_shape=shape).to(pick_device(self.device))
+        model = made(study.model, shape, self.classes, seed=derive(seed, "audit", "weights"))
+        return model.to(pick_device(self.device))
 
     def bench(self, module: nn.Module, *, steps: int, step: float, declared: int) -> Bench:
         """Return the engine ready to take `steps` steps of length `step` for each unit of a sum.
@@ -125,7 +123,8 @@ class Subject:
         may choose as it likes. Everything that is paid for stays as in the plan.
         """
         learner, share = self.plan.study.learner, 1.0
-        changes: dict[str, Any] = {"local_steps": steps}
+        # Altered copies are of pictures, and what an audit hands in are rows.
+        changes: dict[str, Any] = {"local_steps": steps, "augmentation": None}
         if learner.head_steps is not None:
             changes["head_steps"] = 1  # they move what stays; a transcript looks at them
         if self.has_query and learner.meta is not None:

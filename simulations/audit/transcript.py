@@ -4,7 +4,7 @@ A delta of a learner with a query shows the query alone; the inner steps and the
 products before and after it are paid for too. So the model that is handed to the learner keeps what
 it answered, and the second hospital's is made to give the first one's answers: both then stand at
 the same weights at every query, and what one patient changes of an answer is what the noise on it
-has to hide.
+has to hide. How large that noise is shows in where the next query is asked.
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from common.auditing.outcome import Outcome, judge
 from common.cohort.parts import Part, join
 from common.learners.types import Patients
 from common.params import Params, flatten
 from common.privacy.engine import PrivateModel
+from common.privacy.noise import Floats
 from simulations.audit.experiments import Experiment, Seen
 from simulations.audit.replay import KINDS
-from simulations.audit.sources import Coupled
-from simulations.audit.subject import Subject, patients
+from simulations.audit.sources import Coupled, Recorded
+from simulations.audit.subject import Bench, Subject, patients
 
 _CROWD = 6
+_MANY = 200  # of whom samples are drawn
+_SMALL = 1e-6  # how far a sum moves the weights there
 _SIDES = {"query": 0.0, "support": 1 - 2.0**-53}
 _MOST_STEPS = 3
 _TOLERANCE = 1e-3
@@ -34,10 +40,21 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered, and the clip it was asked for."""
+    """What a model would answer, the clip it was asked for, and where.
+
+    Attributes:
+        total: Its own answer.
+        clip: As asked.
+        at: The weights of a sum, the direction of a product.
+        batch: Whom it is about.
+        is_product: Whether it is a sum of Hessian-vector products.
+    """
 
     total: Params
     clip: float
+    at: Params
+    batch: Part
+    is_product: bool = False
 
 
 class Scripted:
@@ -56,17 +73,34 @@ class Scripted:
         """Return what is not asked of patients."""
         return getattr(self._model, name)
 
-    def clipped_sum(self, *args: Any, clip: float, **more: Any) -> Params:
+    def clipped_sum(self, params: Params, batch: Part, *, clip: float, **more: Any) -> Params:
         """Return the clipped sum, or the script's."""
-        return self._answer(self._model.clipped_sum(*args, clip=clip, **more), clip)
+        total = self._model.clipped_sum(params, batch, clip=clip, **more)
+        return self._answer(Answer(total, clip, params, batch))
 
-    def clipped_products(self, *args: Any, clip: float, **more: Any) -> Params:
+    def clipped_products(
+        self, params: Params, batch: Part, *, direction: Params, clip: float, **more: Any
+    ) -> Params:
         """Return the clipped products, or the script's."""
-        return self._answer(self._model.clipped_products(*args, clip=clip, **more), clip)
+        total = self._model.clipped_products(params, batch, direction=direction, clip=clip, **more)
+        return self._answer(Answer(total, clip, direction, batch, is_product=True))
 
-    def _answer(self, total: Params, clip: float) -> Params:
-        self.answers.append(Answer(total, clip))
-        return total if self._script is None else self._script[len(self.answers) - 1].total
+    def _answer(self, answer: Answer) -> Params:
+        self.answers.append(answer)
+        return answer.total if self._script is None else self._script[len(self.answers) - 1].total
+
+
+class _Kept(Coupled):
+    """Equal randomness that keeps its normals."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.drawn: list[Floats] = []
+
+    def normal(self, n: int) -> Floats:
+        """Return n normals, (n,)."""
+        self.drawn.append(super().normal(n))
+        return self.drawn[-1].copy()
 
 
 @dataclass(frozen=True)
@@ -76,7 +110,7 @@ class Moved:
     Attributes:
         kind: Of patient, and on which side.
         change: The largest change of an answer, in units of its clip.
-        unnoised: Answers more than noise vectors of the weights' size.
+        unnoised: Answers without noise of the claimed size.
     """
 
     kind: str
@@ -99,24 +133,89 @@ def transcripts(subject: Subject, *, records: int, seed: int) -> Iterator[Moved]
                 x = change(extra.x)
                 y, who = torch.full((len(x),), label), torch.zeros(len(x), dtype=torch.int64)
                 own = Part(x, y, who, 1, torch.full((1, 2), draw, dtype=torch.float64))
-                found, normals = _run(subject, join([crowd, own]), seed=seed, script=script)
-                yield _compared(script, found, normals, f"{kind}, {side}")
+                found, bare = _run(subject, join([crowd, own]), seed=seed, script=script)
+                yield _compared(script, found, bare, f"{kind}, {side}")
 
 
 def _run(
     subject: Subject, part: Part, *, seed: int, script: list[Answer] | None
-) -> tuple[list[Answer], float]:
-    """Return the answers of one round, and how many noise vectors of their size were drawn."""
+) -> tuple[list[Answer], int]:
+    """Return the answers of one round, and how many of them lack noise of the claimed size."""
     steps = min(subject.plan.study.learner.local_steps, _MOST_STEPS)
     step = 1.0 / (subject.scale * _CROWD)  # noise moves the weights by a length that shows
     bench = subject.bench(subject.module(seed=seed), steps=steps, step=step, declared=_CROWD)
-    model, source = Scripted(bench.model, script), Coupled(seed)
-    bench.adapt(cast(PrivateModel, model), bench.theta, Patients(part, _CROWD), source)
-    return model.answers, source.normals / flatten(bench.theta).numel()
+    model, source = Scripted(bench.model, script), _Kept(seed)
+    delta = bench.adapt(cast(PrivateModel, model), bench.theta, Patients(part, _CROWD), source)
+    answers, normals = model.answers, np.concatenate([np.empty(0), *source.drawn])
+    size = sum(v.numel() for v in answers[0].total.values()) if answers else 1
+    if normals.size != len(answers) * size:
+        return answers, math.ceil(abs(len(answers) - normals.size / size))
+    noise = torch.from_numpy(normals).reshape(len(answers), size)
+    return answers, _off_scale(subject, bench, script or answers, answers, noise, delta)
 
 
-def _compared(before: list[Answer], after: list[Answer], normals: float, kind: str) -> Moved:
-    unnoised = math.ceil(abs(len(after) - normals))
+def samples_off(subject: Subject, *, seed: int) -> float:
+    """Return by how many patients a sample is not the one that its own coins chose.
+
+    A step's coins are one call for uniforms, one for each patient of its side; a patient is in
+    where the coin is below q. Products are about the very sample of their step: infinity if not.
+    """
+    module = subject.module(seed=seed)
+    crowd = patients(module.input_shape, count=_MANY, records=1, classes=subject.classes, seed=seed)
+    crowd = replace(crowd, draws=torch.arange(_MANY)[:, None].expand(-1, 2) % 2 * 0.999)
+    steps = min(subject.plan.study.learner.local_steps, _MOST_STEPS)
+    bench = subject.bench(module, steps=steps, step=_SMALL, declared=_MANY)
+    model, source = Scripted(bench.model), Recorded(Coupled(seed, everyone=None))
+    bench.adapt(cast(PrivateModel, model), bench.theta, Patients(crowd, _MANY), source)
+    sums = [answer.batch for answer in model.answers if not answer.is_product]
+    products = [answer.batch for answer in model.answers if answer.is_product]
+    if products and [id(b) for b in products] != [id(b) for b in reversed(sums[:-1])]:
+        return math.inf
+    if subject.rate < 1:
+        chosen = [int((drawn < subject.rate).sum()) for drawn in source.uniforms]
+    else:
+        side = _MANY // 2 if subject.has_query else _MANY
+        chosen = [side] * len(sums)
+    if len(chosen) != len(sums):
+        return math.inf
+    return float(max(abs(b.patients - n) for b, n in zip(sums, chosen, strict=True)))
+
+
+def _off_scale(
+    subject: Subject,
+    bench: Bench,
+    given: list[Answer],
+    answers: list[Answer],
+    noise: Tensor,
+    delta: Params,
+) -> int:
+    """Return after how many answers that stay at the hospital the noise was of another size."""
+    learner, share = subject.plan.study.learner, 0.5
+    if not subject.has_query and learner.head_steps is None:
+        return 0  # every sum reaches the delta, where its noise is measured
+    if subject.has_query and learner.meta is not None:
+        share = learner.meta.query_fraction
+    ends = [b.at if a.is_product == b.is_product else None for a, b in pairwise(answers)]
+    rate = bench.step * subject.plan.denominator(bench.declared, share=share)
+    last = {k: v / -rate for k, v in delta.items()} if answers[-1].is_product else None
+    step = bench.step * share / (1 - share)  # of the support
+    found = (
+        _multiplier(answer, told, end, normals, step)
+        for answer, told, end, normals in zip(answers, given, [*ends, last], noise, strict=True)
+        if end is not None
+    )
+    return sum(not abs(sigma / subject.plan.sigma - 1) <= _TOLERANCE for sigma in found)
+
+
+def _multiplier(answer: Answer, given: Answer, end: Params, normals: Tensor, step: float) -> float:
+    """Return the noise multiplier that shows between a query and the next; NaN without a move."""
+    moved = flatten({k: end[k].double() - answer.at[k].double() for k in answer.total})
+    noise, there = moved / -step - flatten(given.total).double(), moved != 0
+    own = normals[there]
+    return float((noise[there] @ own) / (own @ own)) / answer.clip
+
+
+def _compared(before: list[Answer], after: list[Answer], unnoised: int, kind: str) -> Moved:
     if len(before) != len(after):
         return Moved(kind, math.inf, unnoised)
     shares = [
@@ -130,12 +229,13 @@ def _compared(before: list[Answer], after: list[Answer], normals: float, kind: s
 
 def transcript(subject: Subject, *, records: int, seed: int) -> Experiment:
     """A: one patient more or less, at every query of a round."""
-    names = ("A transcript: clip", "A transcript: noise")
+    names = ("A transcript: clip", "A transcript: noise", "A transcript: samples")
 
     def carry_out(level: float, seen: Seen) -> list[Outcome]:
         found = list(transcripts(subject, records=records, seed=seed))
         worst = max(found, key=lambda m: m.change)
         bare = max(found, key=lambda m: m.unnoised)
+        off = samples_off(subject, seed=seed)
         seen.evidence["A transcript"] = [
             {"patient": m.kind, "change": m.change if math.isfinite(m.change) else None}
             for m in found
@@ -152,7 +252,15 @@ def transcript(subject: Subject, *, records: int, seed: int) -> Experiment:
                 names[1],
                 statistic=float(bare.unnoised),
                 threshold=0.0,
-                detail=f"{bare.unnoised} answers of a round more or fewer than noise vectors",
+                detail=f"{bare.unnoised} answers of a round without noise of the claimed size",
+            ),
+            judge(
+                names[2],
+                statistic=off,
+                threshold=0.0,
+                detail=f"a sample had {off:g} patients more or fewer than its coins chose"
+                if math.isfinite(off)
+                else "samples were not drawn once a step, or products were about another sample",
             ),
         ]
 

@@ -18,10 +18,9 @@ from common.cohort.read import read_cohort
 from common.errors import StudyError
 from common.evaluation import score_histogram
 from common.learners import learner_for
-from common.learners.head import head_of
 from common.learners.types import Patients
 from common.models import build, initial_params, load_params, predict
-from common.params import Params
+from common.params import Params, head_of
 from common.plan import Plan
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import SeededSource

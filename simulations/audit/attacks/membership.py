@@ -135,15 +135,19 @@ def _run(
     train = {n: pool.of_patients(torch.from_numpy(chosen[n])) for n, pool in pools.items()}
     source, state = SeededSource(seed), learner.init(theta)
     along = {name: np.zeros(pool.patients) for name, pool in pools.items()}
+    kept: dict[str, Params] = {name: {} for name in pools}  # heads, which no coordinator sees
     for _ in range(plan.study.rounds.count):
         contributions = []
         for name, pool in pools.items():
             patients = Patients(train[name], declared[name])
-            delta = learner.adapt(engine, state.params, patients, source)
+            start = {**state.params, **kept[name]}
+            whole = learner.adapt(engine, start, patients, source)
+            delta = learner.shared(whole)
+            kept[name] = {k: start[k] + v for k, v in whole.items() if k not in delta}
             along[name] += _by_patient(-_slope(model, state.params, delta, pool), pool)
             contributions.append(Contribution(declared[name], delta))
         state = learner.apply(state, contributions)
-    load_params(model, state.params)
+    load_params(model, state.model)
     final = [_by_patient(_confidence(model, pool), pool) for pool in pools.values()]
     return {"deltas": np.concatenate(list(along.values())), "model": np.concatenate(final)}
 
@@ -157,7 +161,8 @@ def _slope(model: nn.Module, params: Params, direction: Params, part: Part) -> T
     logits = functional_call(model, weights, (part.x,))
     losses = F.cross_entropy(logits, part.y, reduction="none")
     u = torch.zeros_like(losses, requires_grad=True)
-    gradients = torch.autograd.grad(losses, list(weights.values()), u, create_graph=True)
+    moved = [weights[name] for name in direction]  # what is frozen is in no delta
+    gradients = torch.autograd.grad(losses, moved, u, create_graph=True)
     pairs = zip(gradients, direction.values(), strict=True)
     along = torch.stack([(g * d).sum() for g, d in pairs]).sum()
     slopes: Tensor = torch.autograd.grad(along, u)[0]

@@ -17,7 +17,7 @@ from client.site import Site, load_site
 from common.auditing.outcome import Outcome, judge
 from common.errors import SiteError
 from common.privacy.accounting import ACCOUNTANT, ADJACENCIES, UNIT, epsilon
-from common.privacy.events import one_adjacency
+from common.privacy.events import PoissonGaussian, one_adjacency
 from simulations.audit.books.entries import Study, fold
 from simulations.audit.books.recompute import Recomputed, recompute
 from simulations.audit.books.values import Books, accountants, at_most, released
@@ -209,6 +209,10 @@ def _privacy(site: Site, most: _Total, studies: Iterable[Study]) -> dict[str, An
         "accountant": ACCOUNTANT,
         "epsilon_prv": most.cost.prv,
         "steps": sum(e.count for s in studies for e in s.events if e.part != "holdout"),
+        "sampling_rate": min(
+            (e.sampling_rate for s in studies for e in s.events if isinstance(e, PoissonGaussian)),
+            default=1.0,
+        ),
         "noise": noise,
         "releases": rows,
         "statement": f"{promise} for each patient of {site.config.name}, over all its studies"

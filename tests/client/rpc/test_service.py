@@ -34,6 +34,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "client.rpc.service", *arguments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

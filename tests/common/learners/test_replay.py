@@ -12,10 +12,9 @@ import torch
 from common.cohort.parts import Part
 from common.learners import LEARNERS, learner_for
 from common.learners.adaptation import adapt_locally
-from common.learners.head import head_of
 from common.learners.types import Patients
 from common.models import build, load_params, params_of
-from common.params import add, flatten, subtract
+from common.params import add, flatten, head_of, subtract
 from common.plan import compile_study
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import SeededSource

@@ -7,6 +7,7 @@ import torch
 
 from common.cohort.parts import Part
 from common.errors import StudyError
+from common.learner_spec import AugmentationSpec
 from common.learners.inner import draw
 from common.models import build, params_of
 from common.params import flatten
@@ -16,7 +17,7 @@ from common.privacy.augmentation import copies_of, expanded, with_views
 from common.privacy.clipping import clip_rows
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import SeededSource
-from common.study import AugmentationSpec, parse_study
+from common.study import parse_study
 
 SPEC = AugmentationSpec(copies=3, flip=True, shift=2)
 CLIP = 0.05

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.cohort.parts import Part
+from common.cohort.parts import Part, join
 from common.models import Classifier, params_of
 from common.privacy.engine import PrivateModel
 from common.privacy.perceptron import clipped_sum, linear_layers
@@ -121,3 +121,21 @@ def test_layers_that_are_called_in_another_way_are_no_stack():
     layers = [torch.nn.Flatten(), torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)]
     assert linear_layers(torch.nn.Sequential(*layers)) is not None
     assert linear_layers(Doubled(*layers)) is None
+
+
+def test_a_patient_of_two_records_changes_nobody_elses_part_however_large_the_weights():
+    """Fault it is for: gradients beyond float32 that the closed form clips and the hooks drop, so
+    that one patient who takes the batch to the hooks takes everybody's part along."""
+    model, clip, n = stack(4, 4, 2), 100.0, 50
+    params = {k: torch.zeros_like(v) for k, v in params_of(model).items()}
+    first, _, last, _ = params.values()
+    first += 0.1
+    last[0, 0] = 2.5e38  # times an input of 2 it is more than float32 holds
+    others = Part(torch.full((n, 4), 2.0), torch.ones(n, dtype=torch.int64), torch.arange(n), n)
+    two = torch.zeros(2, dtype=torch.int64)
+    engine, extra = PrivateModel(model), Part(torch.zeros(2, 4), two, two, 1)
+    totals = [
+        engine.clipped_sum(params, part, clip=clip) for part in (others, join([others, extra]))
+    ]
+    change = torch.cat([(totals[1][k] - totals[0][k]).flatten() for k in params]).double()
+    assert float(change.norm()) <= clip

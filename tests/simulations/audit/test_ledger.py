@@ -17,6 +17,7 @@ from common.errors import GrandroundsError
 from common.plan import Plan, write_plan
 from common.privacy.accounting import epsilon
 from common.privacy.events import PoissonGaussian, Unprotected, gaussian
+from common.report.audit_page import audit_html
 from server.results import privacy_of
 from server.store import Store
 from server.tables import TOOK_PART, Introduction, Reply
@@ -64,6 +65,7 @@ def test_a_sound_ledger_comes_to_what_its_plan_says(tmp_path):
     assert study["prv"] == pytest.approx(PLAN.epsilon, abs=0.03)
     assert study["sums"] == study["planned"] == PLAN.steps
     assert values["privacy"]["private"]
+    assert values["privacy"]["sampling_rate"] == 1
     assert not values["remarks"]
 
 
@@ -302,3 +304,12 @@ def test_the_command_leaves_a_page_and_the_contract(tmp_path, monkeypatch, capsy
     kept = json.loads((out / "audit.json").read_text())
     assert kept["tests"] == printed["tests"]
     assert "Trust model" in (out / "report.html").read_text()
+
+
+def test_the_page_of_a_ledger_says_what_rests_on_a_secret_sample(tmp_path):
+    """Fault it is for: 'nothing rests on a secret sample' over sampled steps."""
+    folder = site(tmp_path / "north")
+    charge(folder, gaussian(sigma=4.0, count=2, part="train", sampling_rate=0.25))
+    page = audit_html(audit_ledger(folder)[1])
+    assert "Poisson, 0.25" in page
+    assert "nothing rests on a secret sample" not in page

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from common.auditing import one_run
 from common.embedded import find_study
+from common.learners import learner_for
 from common.plan import compile_study
 from common.study import load_study
 from simulations.audit import study as audited
@@ -96,3 +98,16 @@ def test_a_mistake_is_one_message(monkeypatch, capsys, tmp_path, arguments, mess
     assert ended.code == 2
     assert message in " ".join(ended.err.split())
     assert not out.exists()
+
+
+def test_a_study_whose_inner_steps_lack_noise_fails(demo, monkeypatch):
+    """Fault it is for: an audit that sees the query of FOMAML alone, and not what led there."""
+    learner = demo.learner.named("fomaml")
+    study = demo.model_copy(update={"learner": learner})
+
+    def broken(plan):
+        return learner_for(replace(plan, sigma=plan.sigma / 10)).adapt
+
+    monkeypatch.setattr(audited, "Subject", partial(Subject, adapt_for=broken))
+    audit, _ = audited.audit_study(study, seeds=1, canaries=12)
+    assert {o.name for o in audit.failed} == {"A transcript: noise"}

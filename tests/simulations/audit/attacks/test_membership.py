@@ -87,3 +87,26 @@ def test_a_slope_is_a_gradient_times_a_direction():
         pairs = zip(gradients, direction.values(), strict=True)
         expected = sum(float((g * d).sum()) for g, d in pairs)
         assert float(got[number]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [
+    {"learner": {"name": "fedrep", "local_steps": 1, "head_steps": 1, "learning_rate": 1.0}},
+    {"model": {"name": "mlp", "hidden": [4], "frozen": "body"}},
+], ids=["a head that stays", "a frozen body"])  # fmt: skip
+def test_a_coordinator_sees_what_leaves_and_nothing_else(monkeypatch, changes):
+    """Faults it is for: an attack on heads, which stay, and one that stops at a frozen body."""
+    seen = set()
+
+    def spy(model, params, direction, part):
+        seen.update(direction)
+        return _slope(model, params, direction, part)
+
+    monkeypatch.setattr("simulations.audit.attacks.membership._slope", spy)
+    study = small_study(**{
+        "cohort": {"features": wide().cohort.model_dump()["features"], "patient": None},
+        "model": {"name": "mlp", "hidden": [4]}, **changes,
+    })  # fmt: skip
+    cohorts = {"a": hospital("a", 40)}
+    infer(compile_study(study), initial_params(study, seed=0), cohorts, shadows=4, seed=0)
+    body, head = {"body.1.weight", "body.1.bias"}, {"body.3.weight", "body.3.bias"}
+    assert seen == (head if study.model.frozen else body)
