@@ -11,9 +11,11 @@ import torch
 
 from client.ledger import Ledger
 from client.patients.withdrawal import withdrawn_at
+from client.policy import Reason, Refused
 from client.site import Site
 from common.cohort.parts import Cohort
 from common.cohort.read import read_cohort
+from common.errors import DataError
 from common.models import build, pick_device, shapes_of, trained
 from common.params import Params
 from common.plan import Plan
@@ -75,7 +77,11 @@ class WarmStudy:
         if not self.is_warm(ledger) or self._cohort is None:
             self._cohort = None  # the old one need not be held while the new one is read
             withdrawn, without = ledger.withdrawn(), withdrawn_at(self.site.folder, ledger)
-            cohort = read_cohort(self.site.source, self.plan.study.cohort, without=without)
+            try:
+                cohort = read_cohort(self.site.source, self.plan.study.cohort, without=without)
+            except DataError as error:  # what is wrong with patients is for the site alone
+                self.log.error("%s", error)
+                raise Refused(Reason.COHORT_CHANGED) from None
             for note in cohort.notes:
                 self.log.warning("%s", note)
             self._cohort, self._withdrawn = cohort, withdrawn

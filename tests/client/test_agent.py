@@ -620,7 +620,7 @@ def test_a_failure_tells_the_coordinator_nothing_of_patients_and_the_site_everyt
     # Both the reason and the traceback quote the record.
     agent = start(text=csv_text().replace("p7,7,", "p7,Jane-Doe,"))
     answer = agent.handle(request(plan))
-    assert_refused(answer, Reason.FAILED)
+    assert_refused(answer, Reason.COHORT_CHANGED.told)
     assert "Jane-Doe" not in json.dumps(answer.header) + answer.payload.decode()
     assert "Jane-Doe" in log_of(tmp_path)
     assert "Jane" not in "".join(capfd.readouterr())
@@ -630,7 +630,7 @@ def test_a_failure_is_paid_for_and_the_site_goes_on(start: Any, plan: Plan, tmp_
     agent = start()
     patients = tmp_path / "alpha" / "patients.csv"
     kept = patients.rename(tmp_path / "elsewhere.csv")
-    assert_refused(agent.handle(request(plan)), Reason.FAILED)
+    assert_refused(agent.handle(request(plan)), Reason.COHORT_CHANGED.told)
     kept.rename(patients)
     answer = agent.handle(request(plan))
     assert (answer.header["status"], answer.header["reserves"]) == ("ok", 2)

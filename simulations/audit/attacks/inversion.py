@@ -91,7 +91,7 @@ class Attacker:
         self._theta, self._iterations = theta, iterations
         self._module: nn.Module = build(plan.study)
         self._engine = PrivateModel(build(plan.study))
-        self._adapt = learner_for(plan).adapt
+        self._learner = learner_for(plan)
         self._layers = linear_layers(self._module)
         self._samples_all = plan.study.learner.sampling_rate == 1
 
@@ -124,10 +124,11 @@ class Attacker:
     def _delta(
         self, victim: Victim, parts: list[Part], seed: int, *, amplitude: float = 0.0
     ) -> Params:
-        """Return the engine's delta; without amplitude the attacker's own, which has no noise."""
+        """Return what leaves; without amplitude the attacker's own, which has no noise."""
         source = Coupled(seed, everyone=None, amplitude=amplitude)
         patients = Patients(join(parts), victim.declared)
-        return self._adapt(self._engine, self._theta, patients, source)
+        delta = self._learner.adapt(self._engine, self._theta, patients, source)
+        return self._learner.shared(delta)
 
     def _present(self, victim: Victim) -> int:
         """Return the seed of a round in which the victim was sampled."""
@@ -196,7 +197,8 @@ def _quotient(goal: Params, layers: Layers, target: Part) -> Part:
     weight, bias = (goal[name].double() for name in layers[0])
     square = (bias @ bias).clamp_min(torch.finfo(torch.float64).tiny)
     x = torch.nan_to_num((weight.T @ bias) / square).float().reshape(target.x.shape)
-    y = goal[layers[-1][1]].argmax().reshape(1)  # only the true class's bias goes up
+    head = goal.get(layers[-1][1])  # where it stays at the hospital, the outcome is taken as known
+    y = target.y if head is None else head.argmax().reshape(1)  # the true class's bias goes up
     return replace(target, x=x, y=y)
 
 

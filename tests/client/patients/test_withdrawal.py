@@ -200,6 +200,17 @@ def test_runs_of_a_study_whose_data_cannot_be_read_are_listed(tmp_path: Path) ->
     ledger.close()
 
 
+@pytest.mark.parametrize("text", [None, "epsilon = "])
+def test_a_patient_may_withdraw_whatever_became_of_the_policy(
+    folder: Path, ledger: Ledger, text: str | None
+) -> None:
+    (folder / "policy.toml").unlink()
+    if text is not None:
+        (folder / "policy.toml").write_text(text)
+    assert withdraw(folder, ledger, patient=TRAINING)["already"] is False
+    assert len(ledger.withdrawn()) == 1
+
+
 def test_a_site_without_its_secret_withdraws_nobody(folder: Path, ledger: Ledger) -> None:
     (folder / "keys" / "secret").write_bytes(b"short")
     with pytest.raises(SiteError, match="has 5 bytes instead of 32"):

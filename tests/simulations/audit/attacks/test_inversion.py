@@ -83,6 +83,16 @@ def test_a_picture_comes_back_where_a_step_samples_some_of_the_patients():
     assert np.mean(read(study, digits(120))) > 0.99
 
 
+def test_a_head_that_stays_is_nothing_that_an_attacker_sees():
+    learner = {"name": "fedrep", "local_steps": 2, "head_steps": 1, "learning_rate": 0.02}
+    study = of_digits(learner=learner).with_epsilon(None)
+    attacker = Attacker(compile_study(study), initial_params(study, seed=1), iterations=1)
+    [victim] = pick(digits(120), declared=200, number=1, seed=3)
+    seen = attacker._delta(victim, [victim.others, victim.target], 0)
+    assert sorted(seen) == ["body.1.bias", "body.1.weight"]
+    assert correlation(attacker.read(victim), victim.target.x) > 0.99
+
+
 @needs_heart
 def test_heart_patients_come_back_from_a_plain_delta_and_not_from_a_private_one():
     arms, values = attacked("heart", data=Path(os.environ["GRANDROUNDS_DATA"]))
