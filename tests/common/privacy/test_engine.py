@@ -98,6 +98,7 @@ def test_one_patient_changes_the_clipped_sum_by_at_most_the_clip(name, kind):
 finite_or_not = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(data=st.data(), clip=st.floats(1e-3, 10))
 def test_no_table_whatever_moves_the_sum_by_more_than_the_clip(data, clip):

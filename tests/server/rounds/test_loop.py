@@ -111,14 +111,11 @@ def test_failures_are_recorded_under_the_hospital_that_failed(world: World) -> N
 
 
 def test_a_refusal_in_a_round_is_recorded_with_the_sites_reason(world: World) -> None:
-    # beta's patients cannot be read: it says so in its one general sentence.
+    # beta's patients cannot be read, which is a fact about patients: it says that it has paused.
     (world.sites / "beta" / "patients.csv").unlink()
     world.run()
     status, reason = world.statuses("train", 1)["beta"]
-    assert (status, reason) == (
-        "refused",
-        "the site could not compute an answer; its own log says why",
-    )
+    assert (status, reason) == ("refused", "the site has paused")
 
 
 def test_a_silent_hospital_is_missing_from_the_mean_and_named(
@@ -278,7 +275,7 @@ def test_a_hospital_that_failed_after_its_reserve_pays_twice_and_gives_the_same_
     whole.run()
     patients = broken.sites / "beta" / "patients.csv"
     kept = patients.rename(broken.folder / "elsewhere.csv")
-    with pytest.raises(RunError, match="beta refused: the site could not compute"):
+    with pytest.raises(RunError, match="beta refused: the site has paused"):
         broken.run()
     kept.rename(patients)
     broken.run()

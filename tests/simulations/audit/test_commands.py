@@ -45,6 +45,7 @@ def test_the_json_keeps_its_contract_and_the_folder_holds_the_evidence(tmp_path,
     assert kept["evidence"]["A one record"]
 
 
+@pytest.mark.slow
 def test_a_fault_exits_with_one_and_names_the_test(tmp_path, quick):
     quick(FAULTS["noise times 0.7"].ways())
     result = CliRunner().invoke(app, ["engine", "--out", str(tmp_path / "audit")])

@@ -19,6 +19,7 @@ from tests.broken_engines import FAULTS, ONE, SMALL, small_subject, sound_ways
 RARELY = 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found_by_the_test_it_should_be(name):
     fault = FAULTS[name]

@@ -100,6 +100,7 @@ def test_a_mistake_is_one_message(monkeypatch, capsys, tmp_path, arguments, mess
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_study_whose_inner_steps_lack_noise_fails(demo, monkeypatch):
     """Fault it is for: an audit that sees the query of FOMAML alone, and not what led there."""
     learner = demo.learner.named("fomaml")

@@ -70,12 +70,14 @@ def attacked(name: str, **options):
     return {arm["private"]: arm for arm in values["arms"]}, values
 
 
+@pytest.mark.slow
 def test_a_picture_comes_back_from_a_plain_delta_and_not_from_a_private_one():
     study, part = of_digits(), digits(120)
     assert np.mean(read(study.with_epsilon(None), part)) > 0.99
     assert abs(np.mean(read(study, part))) < 0.3
 
 
+@pytest.mark.slow
 def test_a_picture_comes_back_where_a_step_samples_some_of_the_patients():
     study = of_digits(
         learner={"local_steps": 5, "learning_rate": 0.02, "sampling_rate": 0.2}
@@ -83,6 +85,7 @@ def test_a_picture_comes_back_where_a_step_samples_some_of_the_patients():
     assert np.mean(read(study, digits(120))) > 0.99
 
 
+@pytest.mark.slow
 def test_a_head_that_stays_is_nothing_that_an_attacker_sees():
     learner = {"name": "fedrep", "local_steps": 2, "head_steps": 1, "learning_rate": 0.02}
     study = of_digits(learner=learner).with_epsilon(None)
@@ -93,6 +96,7 @@ def test_a_head_that_stays_is_nothing_that_an_attacker_sees():
     assert correlation(attacker.read(victim), victim.target.x) > 0.99
 
 
+@pytest.mark.slow
 @needs_heart
 def test_heart_patients_come_back_from_a_plain_delta_and_not_from_a_private_one():
     arms, values = attacked("heart", data=Path(os.environ["GRANDROUNDS_DATA"]))
@@ -102,6 +106,7 @@ def test_heart_patients_come_back_from_a_plain_delta_and_not_from_a_private_one(
     assert values["contains_patient_data"] is True
 
 
+@pytest.mark.slow
 def test_the_coordinator_alone_reads_who_moves_a_unit_alone():
     # Unit 0 sees one patient only, unit 1 sees two: their mean is nobody.
     part = digits(2)
@@ -119,6 +124,7 @@ def test_the_coordinator_alone_reads_who_moves_a_unit_alone():
     assert recovered(inputs[1:], part) == 0
 
 
+@pytest.mark.slow
 def test_mixing_solves_a_linear_system_that_plain_steps_swing_away_from():
     # Plain steps multiply the error by 1 - 2.5 = -1.5 in the first place.
     matrix = torch.diag(torch.tensor([2.5, 1.0, 0.4], dtype=torch.float64))
@@ -129,6 +135,7 @@ def test_mixing_solves_a_linear_system_that_plain_steps_swing_away_from():
     assert torch.allclose(at, answer)
 
 
+@pytest.mark.slow
 def test_gradient_matching_finds_a_picture_in_a_gradient_of_a_smooth_convolutional_network():
     # Zhu et al.'s network (2019), on which such attacks were first shown. ReLU and pooling leave
     # conv4 with minima that hold the search, so it would be no control.
@@ -162,6 +169,7 @@ def gradient(module: torch.nn.Module, theta: Params, x: torch.Tensor, y: torch.T
     return {k: -g for k, g in zip(weights, found, strict=True)}
 
 
+@pytest.mark.slow
 def test_a_victim_is_one_record_and_nobody_else_is_missing():
     part = digits(10)
     part = replace(part, patient=torch.arange(10) // 2, patients=5)

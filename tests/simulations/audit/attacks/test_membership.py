@@ -48,6 +48,7 @@ def found(study: Study) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_members_are_told_from_others_without_privacy_and_not_with_it():
     # 120 patients: an AUC of chance has a standard error of .053.
     study = wide()
@@ -56,6 +57,7 @@ def test_members_are_told_from_others_without_privacy_and_not_with_it():
     assert max(abs(value - 0.5) for value in private.values()) < 0.2
 
 
+@pytest.mark.slow
 def test_too_few_patients_have_no_verdict():
     cohorts = {"a": hospital("a", 15), "bb": hospital("bb", 15)}
     study = wide()
@@ -63,6 +65,7 @@ def test_too_few_patients_have_no_verdict():
         infer(compile_study(study), initial_params(study, seed=0), cohorts, shadows=4, seed=0)
 
 
+@pytest.mark.slow
 def test_the_ratio_is_that_of_two_normals():
     # One patient, scores 1, 3 inside and -1, -3 outside: means 2 and -2, variance 4/2 with only
     # the patient's own to go by. log ratio at 1: (9 - 1) / (2 * 2) = 2.
@@ -71,6 +74,7 @@ def test_the_ratio_is_that_of_two_normals():
     assert likelihood_ratio(np.array([1.0]), shadow, member) == pytest.approx([2.0])
 
 
+@pytest.mark.slow
 def test_a_slope_is_a_gradient_times_a_direction():
     study = wide()
     model, part = build(study), hospital("a", 9).train
@@ -89,6 +93,7 @@ def test_a_slope_is_a_gradient_times_a_direction():
         assert float(got[number]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {"learner": {"name": "fedrep", "local_steps": 1, "head_steps": 1, "learning_rate": 1.0}},
     {"model": {"name": "mlp", "hidden": [4], "frozen": "body"}},
