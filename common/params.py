@@ -6,7 +6,7 @@ their arguments (after Nichol et al.'s `variables.py`, supervised-reptile).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -108,8 +108,3 @@ def head_of(params: Mapping[str, Tensor]) -> frozenset[str]:
     """
     last = [*params][-1].rpartition(".")[0]
     return frozenset(name for name in params if name.rpartition(".")[0] == last)
-
-
-def moved(params: Params, change: Params, names: Collection[str], *, scale: float) -> Params:
-    """Return `params + scale * change` in the named weights; the others stay."""
-    return {k: v + scale * change[k] if k in names else v for k, v in params.items()}

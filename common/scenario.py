@@ -6,36 +6,18 @@ It stands in the study file's `[simulation]` table and outside the study's diges
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from common.cohort.split import SplitKind
+from common.learner_spec import LearnerName
 from common.schema import Count, Name, Positive, Table
 
 Share = Annotated[float, Field(ge=0, le=1)]
-ArmKind = Literal[
-    "majority",
-    "local",
-    "pooled",
-    "fedavg",
-    "fedprox",
-    "reptile",
-    "fomaml",
-    "maml",
-    "fedrep",
-    "anil",
-]
+ArmKind = Literal["majority", "local", "pooled", LearnerName]
 
-FEDERATED: tuple[ArmKind, ...] = (
-    "fedavg",
-    "fedprox",
-    "reptile",
-    "fomaml",
-    "maml",
-    "fedrep",
-    "anil",
-)
+FEDERATED: tuple[ArmKind, ...] = get_args(LearnerName)
 
 
 class SimulatedSite(Table):

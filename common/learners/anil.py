@@ -6,7 +6,7 @@ from common.learners.inner import draw, noisy_sum
 from common.learners.outer import server_step
 from common.learners.tasks import shares, support_and_query
 from common.learners.types import Learner, Patients, State
-from common.params import Params, head_of, moved, subtract
+from common.params import Params, add, head_of, only, subtract
 from common.plan import Plan
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import Source
@@ -36,11 +36,13 @@ def anil(plan: Plan) -> Learner:
         phi = theta
         for _ in range(spec.local_steps):
             batch = draw(plan, support, source)
-            phi = moved(phi, noisy_sum(plan, model, phi, batch, source), head, scale=-step)
+            total = noisy_sum(plan, model, phi, batch, source)
+            phi = add(phi, only(total, head), scale=-step)
         batch = draw(plan, query, source)
         total = noisy_sum(plan, model, phi, batch, source, sigma=plan.query_sigma)
         step = spec.learning_rate / plan.denominator(patients.declared, share=query_share)
-        return subtract(moved(phi, total, theta.keys() - head, scale=-step), theta)
+        body = only(total, theta.keys() - head)
+        return subtract(add(phi, body, scale=-step), theta)
 
     return Learner(
         name="anil", init=State, adapt=adapt, apply=server_step(plan.study.server), stays=head_of

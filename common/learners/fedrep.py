@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.learners.inner import draw, noisy_sum
 from common.learners.outer import server_step
 from common.learners.types import Learner, Patients, State
-from common.params import Params, head_of, moved, subtract
+from common.params import Params, add, head_of, only, subtract
 from common.plan import Plan
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import Source
@@ -36,7 +36,7 @@ def fedrep(plan: Plan) -> Learner:
         for names in [head] * steps[0] + [body] * steps[1]:
             batch = draw(plan, patients.train, source)
             total = noisy_sum(plan, model, phi, batch, source)
-            phi = moved(phi, total, names, scale=-step)
+            phi = add(phi, only(total, names), scale=-step)
         return subtract(phi, theta)
 
     return Learner(

@@ -34,8 +34,7 @@ def server_step(spec: ServerSpec) -> Apply:
     def apply(state: State, contributions: Sequence[Contribution]) -> State:
         delta = mean_delta(contributions, weights=spec.weights)
         direction, moments = _OPTIMIZERS[spec.optimizer](spec, state, delta)
-        before = {name: state.params[name] for name in direction}
-        params = {**state.params, **add(before, direction, scale=spec.learning_rate)}
+        params = add(state.params, direction, scale=spec.learning_rate)
         return State(params=params, moments=moments, round=state.round + 1)
 
     return apply

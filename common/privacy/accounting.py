@@ -100,8 +100,7 @@ def epsilon(events: Iterable[Event], *, delta: float) -> float:
 
 def _check_priced(events: Iterable[Event]) -> None:
     for event in events:
-        is_sampled = isinstance(event, PoissonGaussian) and event.sampling_rate < 1
-        if event.adjacency == "replace" and is_sampled:
+        if event.adjacency == "replace" and is_subsampled(event):
             raise GrandroundsError(
                 f"privacy event {event} is sampled and of adjacency 'replace', which has no price",
                 remedy="take every unit in every step: sampling rate 1",

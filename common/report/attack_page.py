@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from common.report.figures_attack import correlations, read_beside_original, roc_curves
-from common.report.layout import fill
+from common.report.layout import fill, numbered
 from common.report.values import DASH, Metrics, finite, show
 
 PATIENTS = "patients\u2019 data: must not leave"
@@ -162,11 +160,7 @@ def _pictures(values: Metrics) -> dict[str, dict[str, Any]]:
             "On the diagonal the attack is no better than a coin.",
         ),
     }
-    found, number = {}, 0
-    for name, (draw, label, caption) in captions.items():
-        svg = draw(values)
-        number += bool(svg)
-        # Safe as it stands: matplotlib and `drawing` escape every text of the values in it.
-        picture = {"svg": Markup(svg), "number": number, "label": label}
-        found[name] = {**picture, "caption": caption, "absent": ""}
-    return found
+    return numbered(
+        (name, draw(values), label, caption, "")
+        for name, (draw, label, caption) in captions.items()
+    )

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from common.report.figures_audit import accounts, bounds, canaries, noise, reach, samples
-from common.report.layout import fill
+from common.report.layout import fill, numbered
 from common.report.values import DASH, Metrics, finite, show
 
 KINDS = {
@@ -222,11 +220,7 @@ def _pictures(values: Metrics) -> dict[str, dict[str, Any]]:
             "Were the curves apart, a coordinator could tell who was there.",
         ),
     }
-    found, number = {}, 0
-    for name, (draw, label, caption) in captions.items():
-        svg = draw(values)
-        number += bool(svg)
-        # Safe as it stands: matplotlib and `drawing` escape every text of the values in it.
-        picture = {"svg": Markup(svg), "number": number, "label": label}
-        found[name] = {**picture, "caption": caption, "absent": ""}
-    return found
+    return numbered(
+        (name, draw(values), label, caption, "")
+        for name, (draw, label, caption) in captions.items()
+    )

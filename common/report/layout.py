@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from common.report.tables import privacy_rows, release_rows
 from common.report.values import Metrics
@@ -44,6 +46,24 @@ def fill(template: str, metrics: Metrics, **values: Any) -> str:
         "rebuild": REBUILD,
     }
     return environment.get_template(template).render(common | values).strip() + "\n"
+
+
+def numbered(
+    drawn: Iterable[tuple[str, str, str, str, str]],
+) -> dict[str, dict[str, Any]]:
+    """Return pictures by name, those that were drawn numbered in order.
+
+    Args:
+        drawn: (name, SVG or nothing, label, how to read it, why it may be absent) of each.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    number = 0
+    for name, svg, label, caption, absent in drawn:
+        number += bool(svg)
+        # Safe as it stands: matplotlib and `drawing` escape every text of the values in it.
+        picture = {"svg": Markup(svg), "number": number, "label": label}
+        found[name] = {**picture, "caption": caption, "absent": absent}
+    return found
 
 
 def _source(name: str) -> str:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from markupsafe import Markup
-
 from common.report.drawing import MAX_PANELS
 from common.report.figures_forest import MAX_ROWS
 from common.report.figures_loho import PANELS, by_shots, forest
 from common.report.figures_loho_sites import calibration, decision_curves
-from common.report.layout import fill
+from common.report.layout import fill, numbered
 from common.report.loho_tables import (
     centre_rows,
     eligible_note,
@@ -120,14 +118,9 @@ def _pictures(metrics: Metrics) -> dict[str, dict[str, Any]]:
             "Decision curves are absent: net benefit needs two outcomes.",
         ),
     }
-    found: dict[str, dict[str, Any]] = {}
-    number = 0
-    for name, (svg, caption, absent) in listed.items():
-        number += bool(svg)
-        # Safe as it stands: matplotlib and `drawing` escape every text of the metrics in it.
-        picture = {"svg": Markup(svg), "number": number, "label": EXACT}
-        found[name] = {**picture, "caption": caption, "absent": absent}
-    return found
+    return numbered(
+        (name, svg, EXACT, caption, absent) for name, (svg, caption, absent) in listed.items()
+    )
 
 
 def _note(shown: int, total: int) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from markupsafe import Markup
-
 from common.report.drawing import MAX_PANELS
 from common.report.figures_arms import arms
 from common.report.figures_forest import MAX_ROWS, forest
 from common.report.figures_learning import epsilon_by_round, learning_curves
 from common.report.figures_released import calibration, decision_curves
+from common.report.layout import numbered
 from common.report.values import Metrics, finite, show, took_part
 from common.report.words import EXACT, epsilon_line, gate_label
 
@@ -20,15 +19,10 @@ _FEW = 5  # with fewer hospitals the variance between them is barely estimable
 
 def pictures(metrics: Metrics) -> dict[str, dict[str, Any]]:
     """Every figure with its number, label and caption; what to say where it is absent."""
-    found: dict[str, dict[str, Any]] = {}
-    number = 0
-    for name, (draw, label, caption, absent) in _captions(metrics).items():
-        svg = draw(metrics)
-        number += bool(svg)
-        # Safe as it stands: matplotlib and `drawing` escape every text of the metrics in it.
-        picture = {"svg": Markup(svg), "number": number, "label": label}
-        found[name] = {**picture, "caption": caption, "absent": absent}
-    return found
+    return numbered(
+        (name, draw(metrics), label, caption, absent)
+        for name, (draw, label, caption, absent) in _captions(metrics).items()
+    )
 
 
 def _captions(metrics: Metrics) -> dict[str, tuple[Callable[[Metrics], str], str, str, str]]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from markupsafe import Markup
-
 from common.privacy.accounting import ADJACENCY, UNIT
 from common.report.figures_site import FORMS, burn_down, calibration_here
-from common.report.layout import fill
+from common.report.layout import fill, numbered
 from common.report.site_values import CohortRow, ModelRow, SiteValues, StudyRow
 from common.report.values import DASH, finite, show
 
@@ -184,11 +182,4 @@ def _pictures(values: SiteValues) -> dict[str, dict[str, Any]]:
             "",
         ),
     )
-    found: dict[str, dict[str, Any]] = {}
-    number = 0
-    for name, svg, label, caption, absent in drawn:
-        number += bool(svg)
-        # Safe as it stands: matplotlib and `drawing` escape every text of the values in it.
-        picture = {"svg": Markup(svg), "number": number, "label": label}
-        found[name] = {**picture, "caption": caption, "absent": absent}
-    return found
+    return numbered(drawn)
