@@ -21,12 +21,14 @@ class OtherCohort(Table):
     Attributes:
         path: As that of the main cohort.
         declared: Likewise.
+        classes: Likewise.
         disjoint: Whether the hospital vouches that none of its patients is, was or will be in
             another cohort: what they spend is then counted apart (see `client.desk.cohorts`).
     """
 
     path: Path
     declared: Declared
+    classes: tuple[str, ...] = ()
     disjoint: Annotated[bool, Field(strict=True)] = False
 
 
@@ -38,6 +40,8 @@ class CohortConfig(Table):
         declared: Count of all patients as the site publishes it: rounded, chosen once.
         split_key: Secret key of the train/holdout split, in hex; one for the site's whole life.
         split: 'stratified' only in research: epsilon then holds only given the split.
+        classes: The hospital's own classes, as its label's column has them, in order; for studies
+            that leave them to it.
         cohorts: Others beside the main one, by name; split key, split and device are theirs too.
     """
 
@@ -47,6 +51,7 @@ class CohortConfig(Table):
     split_key: str = Field(pattern=r"^([0-9a-f]{2}){16,64}$")
     split: SplitKind = "keyed"
     device: str = "auto"
+    classes: tuple[str, ...] = ()
     cohorts: dict[Name, OtherCohort] = Field(default_factory=dict)
 
     @field_validator("cohorts")
@@ -58,7 +63,7 @@ class CohortConfig(Table):
 
     def to_toml(self) -> str:
         """Return the file's text; without further cohorts it has no table for them."""
-        left_out = None if self.cohorts else {"cohorts"}
+        left_out = {name for name in ("cohorts", "classes") if not getattr(self, name)}
         return dump_toml(self.model_dump(mode="json", exclude=left_out))
 
     def source(self, folder: Path) -> CohortSource:
@@ -69,4 +74,5 @@ class CohortConfig(Table):
             declared=self.declared,
             split_key=bytes.fromhex(self.split_key),
             split=self.split,
+            classes=self.classes,
         )

@@ -58,11 +58,12 @@ class Site:
 
     @cached_property
     def cohort(self) -> CohortConfig:
-        """The site's configuration with path and declared size of the chosen cohort."""
+        """The site's configuration with path, declared size and classes of the chosen cohort."""
         if self.cohort_name == MAIN:
             return self.config
         own = self.config.cohorts[self.cohort_name]
-        return self.config.model_copy(update={"path": own.path, "declared": own.declared})
+        chosen = {"path": own.path, "declared": own.declared, "classes": own.classes}
+        return self.config.model_copy(update=chosen)
 
     @property
     def is_disjoint(self) -> bool:

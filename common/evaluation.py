@@ -118,7 +118,9 @@ def derive(
     whole range as its interval (calibration: no interval): too noisy to say. With three classes
     or more, `auc`, `sensitivity` and `specificity` (a class is called where its own score reaches
     one half) are means over the classes that are not too noisy and `brier` is the sum, as in
-    `common.metrics`; `accuracy`, calibration and net benefit cannot be had. An average of
+    `common.metrics`; `accuracy`, calibration and net benefit cannot be had. Nor can weighted kappa
+    of grades: it needs the table of true by given grades, and histograms of one class against the
+    rest tell neither which class was likeliest nor how far off a wrong one was. An average of
     intervals is valid whatever the dependence between classes.
 
     Args:

@@ -39,6 +39,8 @@ class Figures:
         calibration_slope: of the outcome on logit(score), ideal 1; binary only.
         calibration_intercept: calibration in the large, ideal 0; binary only.
         observed_expected: patients with the disease over the sum of their scores; binary only.
+        kappa: quadratic weighted kappa of the likeliest class, 1 if all are right, 0 as by chance;
+            of ordinal classes (grades) only.
         patients: sum of the weights.
     """
 
@@ -51,6 +53,7 @@ class Figures:
     calibration_slope: float | None = None
     calibration_intercept: float | None = None
     observed_expected: float | None = None
+    kappa: float | None = None
     patients: float = 0.0
 
     def to_json(self) -> dict[str, float | None]:
@@ -58,7 +61,13 @@ class Figures:
         return asdict(self)
 
 
-def figures(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Figures:
+def figures(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    ordinal: bool = False,
+) -> Figures:
     """Compute every exact figure of one cohort part.
 
     A score that is not a number counts as 0 and one outside [0, 1] as the nearer end, the rule of
@@ -68,6 +77,7 @@ def figures(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None =
         scores: (records, classes) probabilities; with two classes, class 1 is the disease.
         labels: (records,) integers in [0, classes).
         weights: (records,) mass of each record, 1 / (records of its patient); default 1.
+        ordinal: Whether the classes are grades, in order (`common.cohort.schema.Label.ordinal`).
 
     Returns:
         The figures, each None where it is undefined (no patients, one class only, separation).
@@ -106,7 +116,44 @@ def figures(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None =
         observed_expected=_ratio(float(w @ truth[:, 1]), float(w @ p[:, 1]))
         if classes == 2
         else None,
+        kappa=weighted_kappa(choice, y, w) if ordinal else None,
         patients=total,
+    )
+
+
+def weighted_kappa(graded: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | None:
+    """Return quadratic weighted kappa: agreement on grades beyond chance (Cohen 1968).
+
+    1 - sum w_ij O_ij / sum w_ij E_ij with w_ij = (i - j)^2, O the table of patients by true and
+    given grade, and E the one expected of the same margins were the two independent.
+
+    Args:
+        graded: (records,) the grade given, an integer.
+        labels: (records,) the true one.
+        weights: (records,) mass of each record.
+
+    Returns:
+        At most 1; None where all are of one grade and given it, so that chance explains all.
+
+    >>> weighted_kappa(np.array([0, 1, 2, 1]), np.array([0, 1, 2, 2]), np.ones(4))
+    0.8
+    """
+    from sklearn.metrics import cohen_kappa_score  # half a second, which only grades need
+
+    counted = weights > 0
+    used = np.union1d(graded[counted], labels[counted])
+    if len(used) < 2:
+        return None
+    # A grade that nobody has stays between its neighbours: without the list it would be closed up.
+    grades = np.arange(used[-1] + 1)
+    return float(
+        cohen_kappa_score(
+            labels[counted],
+            graded[counted],
+            labels=grades,
+            weights="quadratic",
+            sample_weight=weights[counted],
+        )
     )
 
 

@@ -6,7 +6,7 @@ Normalisation is by group (Wu and He 2018), never by batch. A model knows the sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import StudyError
+from common.objectives import CROSS_ENTROPY, Objective
 from common.params import Params, head_of, misfit
 from common.seeds import derive
 from common.study import ModelSpec, Study
@@ -29,16 +30,36 @@ class Classifier(nn.Module):
     Args:
         body: The layers.
         input_shape: Shape of one record: (features,) or (channels, height, width).
+        objective: What the outputs are held to.
     """
 
-    def __init__(self, body: nn.Module, *, input_shape: Shape) -> None:
+    def __init__(
+        self, body: nn.Module, *, input_shape: Shape, objective: Objective = CROSS_ENTROPY
+    ) -> None:
         super().__init__()
         self.body = body
         self.input_shape = input_shape
+        self.objective = objective
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of x: (records, *input_shape)."""
         return cast(Tensor, self.body(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the last layer sees of x, (records, features): its place in the space."""
+        seen: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.body(x)
+        finally:
+            hook.remove()
+        return seen[0].flatten(1)
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer: the owner of the last weights."""
+        name = [name for name, _ in self.named_parameters()][-1]
+        return self.get_submodule(name.rpartition(".")[0])
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -185,11 +206,31 @@ def load_params(model: nn.Module, params: Params) -> None:
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, chunk: int = 1024) -> Tensor:
     """Return class probabilities, (records, classes), float64 on the processor, in chunks."""
+    probabilities = objective_of(model).probabilities
+    return torch.cat(
+        [probabilities(outputs.double()).cpu() for outputs in _in_chunks(model, model, x, chunk)]
+    )
+
+
+@torch.no_grad()
+def features(model: Classifier, x: Tensor, *, chunk: int = 1024) -> Tensor:
+    """Return what the last layer sees, (records, features), on the processor, in chunks."""
+    return torch.cat([piece.cpu() for piece in _in_chunks(model, model.features, x, chunk)])
+
+
+def _in_chunks(
+    model: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, chunk: int
+) -> Iterator[Tensor]:
     device = next(model.parameters()).device
     model.eval()
-    outputs = [model(piece.to(device)).double().softmax(1).cpu() for piece in torch.split(x, chunk)]
+    for piece in torch.split(x, chunk):
+        yield call(piece.to(device))
     model.train()
-    return torch.cat(outputs)
+
+
+def objective_of(model: nn.Module) -> Objective:
+    """Return what a model's outputs are held to; the cross-entropy where it does not say."""
+    return getattr(model, "objective", CROSS_ENTROPY)
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from common.cohort.split import SplitKind
 from common.learner_spec import LearnerName
+from common.partition_spec import BreastCancer, Partition
 from common.schema import Count, Name, Positive, Table
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,105 +27,12 @@ class SimulatedSite(Table):
     Attributes:
         path: The file, relative to the data folder (`--data`, or GRANDROUNDS_DATA).
         declared: The public, rounded count of all its patients.
+        classes: Its own classes, for a study with `label.own`, as its label's column has them.
     """
 
     path: Path
     declared: Count
-
-
-class PartitionSite(Table):
-    """A hospital made from a public data set: how many patients, how many of them positive."""
-
-    name: Name
-    patients: Count
-    positives: Annotated[int, Field(ge=0)]
-    declared: Count
-
-    @model_validator(mode="after")
-    def _positives_are_patients(self) -> PartitionSite:
-        if self.positives > self.patients:
-            raise ValueError(
-                f"hospital {self.name!r} has {self.positives} positives of {self.patients} patients"
-            )
-        return self
-
-
-class BreastCancer(Table):
-    """The Wisconsin data cut into hospitals; see `simulations.partitions.breast_cancer`.
-
-    Attributes:
-        source: 'breast_cancer', scikit-learn's copy of the Wisconsin diagnostic data.
-        gain: Standard deviation, on the log scale, of an instrument's gain.
-        offset: Standard deviation of an instrument's offset, in units of a feature's scale.
-        repeat: Range of a hospital's measurement error, in the same units.
-    """
-
-    source: Literal["breast_cancer"]
-    gain: Annotated[float, Field(ge=0)] = 0.0
-    offset: Annotated[float, Field(ge=0)] = 0.0
-    repeat: tuple[float, float] = (0.0, 0.0)
-    hospitals: tuple[PartitionSite, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> BreastCancer:
-        names = [h.name for h in self.hospitals]
-        if len(set(names)) < len(names):
-            raise ValueError("simulation.partition.hospitals names a hospital twice")
-        if not 0 <= self.repeat[0] <= self.repeat[1]:
-            raise ValueError(f"repeat is {list(self.repeat)}; give [low, high], 0 <= low <= high")
-        return self
-
-
-class ColumnSite(Table):
-    """A hospital of a table: the column's value, and its public, rounded count of patients."""
-
-    value: str
-    declared: Count
-
-
-class ByColumn(Table):
-    """One table whose column names the hospitals; see `simulations.partitions.by_column`.
-
-    Attributes:
-        path: A CSV file, relative to the data folder.
-        column: Names the hospital of each row.
-        hospitals: By name; rows of other values are left out.
-    """
-
-    source: Literal["column"]
-    path: Path
-    column: str
-    hospitals: dict[Name, ColumnSite] = Field(min_length=1)
-
-
-class DealtImages(Table):
-    """One archive of images dealt to hospitals; see `simulations.partitions.images`.
-
-    Attributes:
-        path: An npz archive with images, labels and patient, relative to the data folder.
-        labels: Which labels to take; all where it is empty.
-        hospitals: How many.
-        alpha: Of the Dirichlet distribution by which each outcome is dealt.
-        gamma: Standard deviation, on the log scale, of a hospital's gamma.
-        contrast: The same for its contrast.
-        brightness: Standard deviation of its brightness, in units of the full range.
-        blur: Largest standard deviation of its blur, in pixels.
-        noise: Largest standard deviation of its noise, in units of the full range.
-    """
-
-    source: Literal["images"]
-    path: Path
-    labels: tuple[int, ...] = ()
-    hospitals: Annotated[int, Field(ge=2)] = 8
-    alpha: Positive = 3.0
-    gamma: Annotated[float, Field(ge=0)] = 0.0
-    contrast: Annotated[float, Field(ge=0)] = 0.0
-    brightness: Annotated[float, Field(ge=0)] = 0.0
-    blur: Annotated[float, Field(ge=0)] = 0.0
-    noise: Annotated[float, Field(ge=0)] = 0.0
-
-
-Partition = Annotated[BreastCancer | ByColumn | DealtImages, Field(discriminator="source")]
+    classes: tuple[str, ...] = ()
 
 
 class LeaveOneOut(Table):

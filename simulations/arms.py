@@ -66,11 +66,11 @@ def plan_of(study: Study, arm: Arm) -> Plan:
     return compile_study(parse_study(values, origin=f"arm {arm.kind!r}, rules"))
 
 
-def evaluate(model: nn.Module, params: Params, part: Part) -> Figures:
+def evaluate(model: nn.Module, params: Params, part: Part, *, ordinal: bool = False) -> Figures:
     """Return the exact figures of a model on one part, every patient of unit mass."""
     load_params(model, params)
     scores = predict(model, part.x).numpy()
-    return figures(scores, part.y.numpy(), part.weights.numpy())
+    return figures(scores, part.y.numpy(), part.weights.numpy(), ordinal=ordinal)
 
 
 def auc_of(model: nn.Module, params: Params, part: Part) -> float | None:

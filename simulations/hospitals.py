@@ -50,5 +50,5 @@ def hospitals_of(study: Study, scenario: Simulation, *, folder: Path, seed: int)
                 f"hospital {name!r}: {str(path)!r} does not exist",
                 remedy="check --data, GRANDROUNDS_DATA and simulation.sites",
             )
-        found.append(Hospital(name, path, site.declared))
+        found.append(Hospital(name, path, site.declared, classes=site.classes))
     return found

@@ -202,7 +202,8 @@ def _at_shots(
     found: dict[str, list[Judged]] = {}
     for labelled, rest in _draws(everybody, number, rules.draws, seed=derive(seed, "loho", name)):
         for arm, scores in _scores(model, shared, labelled, rest, study, rules):
-            found.setdefault(arm, []).append(_judge(scores, rest))
+            judged = _judge(scores, rest, ordinal=study.cohort.label.ordinal)
+            found.setdefault(arm, []).append(judged)
     return found
 
 
@@ -282,9 +283,9 @@ def _shifted(scores: Floats, shift: float) -> Floats:
     return np.stack([1 - p, p], axis=1)
 
 
-def _judge(scores: Floats, rest: Part) -> Judged:
+def _judge(scores: Floats, rest: Part, *, ordinal: bool) -> Judged:
     labels, weights = rest.y.numpy(), rest.weights.numpy()
-    found = figures(scores, labels, weights)
+    found = figures(scores, labels, weights, ordinal=ordinal)
     auc, benefit = None, []
     if scores.shape[1] == 2:
         positives = float(weights[labels == 1].sum())

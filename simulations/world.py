@@ -135,6 +135,7 @@ def _cohort_of(hospital: Hospital, scenario: Simulation, seed: int) -> CohortCon
         declared=hospital.declared,
         split_key="".join(f"{h:016x}" for h in halves),
         split=scenario.split,
+        classes=hospital.classes,
     )
 
 

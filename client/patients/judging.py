@@ -70,22 +70,24 @@ class Bench:
         """Return exact figures of the weights on the hospital's holdout patients."""
         load_params(self.model, params)
         part = self.cohort.holdout
-        return judged(predict(self.model, part.x).numpy(), part)
+        ordinal = self.received.plan.study.cohort.label.ordinal
+        return judged(predict(self.model, part.x).numpy(), part, ordinal=ordinal)
 
     def _fit(self, center: Params) -> Params:
         spec = self.received.plan.study.adaptation
         return adapt_locally(self.model, center, self.cohort.train, spec)
 
 
-def judged(scores: np.ndarray, part: Part) -> Judged:
+def judged(scores: np.ndarray, part: Part, *, ordinal: bool = False) -> Judged:
     """Return the exact figures of one model on one part, every patient of unit mass.
 
     Args:
         scores: (records, classes) probabilities.
         part: The patients.
+        ordinal: Whether the classes are grades.
     """
     labels, weights = part.y.numpy(), part.weights.numpy()
-    found = figures(scores, labels, weights)
+    found = figures(scores, labels, weights, ordinal=ordinal)
     low, high = (None, None)
     if scores.shape[1] == 2 and found.auc is not None:
         positives, negatives = (float(weights[labels == c].sum()) for c in (1, 0))

@@ -72,6 +72,7 @@ class Cohort:
         notes: What the reader saw (clamped or missing values): for the site's own eyes.
         eligible: How many records the file holds, before incomplete ones are left out.
         missing: How many of these miss each feature that any misses: (feature, records).
+        classes: How many classes the hospital names; public.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Cohort:
     notes: tuple[str, ...] = ()
     eligible: int = 0
     missing: tuple[tuple[str, int], ...] = ()
+    classes: int = 2
 
 
 def join(parts: list[Part]) -> Part:

@@ -34,6 +34,7 @@ class CohortSource:
         declared: Public, rounded count of all patients.
         split_key: Secret key of the split.
         split: 'keyed', or 'stratified' for research.
+        classes: The hospital's own classes, for studies that leave them to it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class CohortSource:
     declared: int
     split_key: bytes
     split: SplitKind = "keyed"
+    classes: tuple[str, ...] = ()
 
 
 def read_cohort(
@@ -58,6 +60,7 @@ def read_cohort(
         DataError: the file does not fit the schema, or a part would be empty.
     """
     try:
+        schema = schema.model_copy(update={"label": schema.label.of_hospital(source.classes)})
         records, y = _read_records(source.path, schema)
         if without is not None:
             records, y = _leave_out(records, y, without)
@@ -82,7 +85,14 @@ def read_cohort(
     notes = (*records.notes, *describe(copies, keep))
     eligible = len(records.labels) + records.left_out
     return Cohort(
-        source.name, source.declared, parts[0], parts[1], notes, eligible, records.missing
+        source.name,
+        source.declared,
+        parts[0],
+        parts[1],
+        notes,
+        eligible,
+        records.missing,
+        len(source.classes) or len(schema.label.classes),
     )
 
 

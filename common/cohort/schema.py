@@ -5,10 +5,12 @@ All of it is public and declared beforehand; no constant here is measured on pat
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from common.errors import DataError
 from common.schema import Count, Positive, Table
 
 
@@ -80,11 +82,77 @@ class Label(Table):
     """The outcome: its column, its classes in order, and how the column's values map to them.
 
     With two classes the second is the positive one.
+
+    Attributes:
+        own: Whether each hospital has classes of its own (another disease). They stand in its
+            cohort.toml, in order, as its column has them; here they are 'class 1', 'class 2', ...
+        ways: With `own`, the most classes that a hospital can have.
+        ordinal: Whether the classes are grades: each more than the one before it.
     """
 
     column: str = "label"
     classes: tuple[str, ...] = Field(min_length=2)
     map: dict[str, str] = Field(default_factory=dict)
+    own: Annotated[bool, Field(strict=True)] = False
+    ways: Annotated[int, Field(ge=2, le=10_000, strict=True)] | None = None
+    ordinal: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_classes_are_numbered(cls, values: Any) -> Any:
+        """Name the classes that a study leaves to its hospitals: its digest has to cover them."""
+        if not isinstance(values, dict) or not values.get("own"):
+            return values
+        ways = values.get("ways")
+        if type(ways) is not int or not 2 <= ways <= 10_000:
+            raise ValueError(
+                f"own is true and ways is {ways}: say how many classes a hospital has at most, "
+                "from 2 to 10000"
+            )
+        numbered = [f"class {number}" for number in range(1, ways + 1)]
+        if list(values.get("classes", numbered)) != numbered or values.get("map"):
+            raise ValueError(
+                "own is true, so classes and map are each hospital's (classes in its cohort.toml, "
+                "or in simulation.sites): leave them out"
+            )
+        return {**values, "classes": numbered}
+
+    @model_validator(mode="after")
+    def _ways_are_of_own_classes(self) -> Label:
+        if self.ways is not None and not self.own:
+            raise ValueError(f"ways is {self.ways} and own is false: leave it out, or set own")
+        return self
+
+    def of_hospital(self, classes: Sequence[str]) -> Label:
+        """Return the label as one hospital's file has it: its own classes, in its order.
+
+        Raises:
+            DataError: the study leaves the classes to the hospital, which names fewer than two,
+                one twice, or more than the study has ways; or it names some and the study its own.
+        """
+        if not self.own:
+            if classes:
+                raise DataError(
+                    f"classes are given ({', '.join(classes)}), and the study names its own "
+                    f"({', '.join(self.classes)})",
+                    remedy="leave classes out of cohort.toml, or take a study with label.own",
+                )
+            return self
+        wrong = None
+        if len(classes) < 2:
+            wrong = f"{len(classes)} class(es) given"
+        elif len(set(classes)) < len(classes):
+            wrong = "a class stands twice"
+        elif len(classes) > len(self.classes):
+            wrong = f"{len(classes)} classes, and label.ways of the study is {len(self.classes)}"
+        if wrong is not None:
+            raise DataError(
+                f"classes is {list(classes)}: {wrong}",
+                remedy="name from 2 up to label.ways classes, as the label's column has them, in "
+                "cohort.toml (a simulation: simulation.sites.NAME.classes)",
+            )
+        named = dict(zip(classes, self.classes, strict=False))
+        return self.model_copy(update={"map": named})
 
     @model_validator(mode="after")
     def _maps_to_classes(self) -> Label:

@@ -7,11 +7,10 @@ so has every score they give.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.cohort.parts import Part
-from common.models import load_params, params_of
+from common.models import load_params, objective_of, params_of
 from common.params import Params
 from common.study import AdaptationSpec
 
@@ -21,7 +20,7 @@ def adapt_locally(model: nn.Module, center: Params, part: Part, spec: Adaptation
 
     What the study freezes stays as it is in `center`.
 
-    Minimises  sum_patients (mean cross-entropy of the patient's records)
+    Minimises  sum_patients (mean loss of the patient's records)
                + prior/2 |w - center|^2 + bias_prior/2 |b - bias center|^2
     by L-BFGS with a strong-Wolfe line search in float64: deterministic, and for a logistic model
     convex, so the answer does not depend on the start. Around zero it is ridge-regularised
@@ -61,7 +60,7 @@ def _minimise(model: nn.Module, part: Part, spec: AdaptationSpec, device: torch.
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        losses = F.cross_entropy(model(x), y, reduction="none")
+        losses = objective_of(model).losses(model(x), y)
         loss = (weights * losses).sum()
         for name, p in named:
             strength = spec.bias_prior if name.endswith("bias") else spec.prior

@@ -34,7 +34,6 @@ from functools import cached_property
 
 import opacus.accountants
 import torch
-import torch.nn.functional as F
 from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
@@ -42,6 +41,8 @@ from torch.func import functional_call, grad, vmap
 
 from common.cohort.parts import Part
 from common.errors import StudyError
+from common.models import objective_of
+from common.objectives import CROSS_ENTROPY
 from common.params import Params, flatten, only, unflatten
 from common.privacy import one_by_one, perceptron
 from common.privacy.augmentation import copies_of, expanded
@@ -63,7 +64,8 @@ class PrivateModel:
     """A model that yields clipped sums of per-patient gradients, through Opacus's hooks.
 
     Args:
-        model: A module whose outputs are class logits, (records, classes).
+        model: A module that knows its objective (`common.objectives`); one that does not has class
+            logits, (records, classes), for outputs.
         closed_form: Whether a stack of linear layers takes the fast way of
             `common.privacy.perceptron`, which tests hold to the hooks.
 
@@ -73,7 +75,9 @@ class PrivateModel:
 
     def __init__(self, model: nn.Module, *, closed_form: bool = True) -> None:
         check_compatible(model)
-        self._layers = linear_layers(model) if closed_form else None
+        self._objective = objective_of(model)
+        is_closed = closed_form and self._objective is CROSS_ENTROPY
+        self._layers = linear_layers(model) if is_closed else None
         self._model = model
         self._all = dict(model.named_parameters())
         self.trained = tuple(name for name, p in self._all.items() if p.requires_grad)
@@ -95,7 +99,7 @@ class PrivateModel:
     def clipped_sum(
         self, params: Params, batch: Part, *, clip: float, rule: Clipping = "norm"
     ) -> Params:
-        """Return the sum over patients of their clipped mean gradients of the cross-entropy.
+        """Return the sum over patients of their clipped mean gradients of the objective.
 
         Args:
             params: Where to take the gradient: all weights, the frozen ones too.
@@ -134,7 +138,7 @@ class PrivateModel:
         """Return the sum over patients of their clipped Hessian-vector products.
 
         A patient's product is the mean over his records of H v, with H the Hessian of the record's
-        cross-entropy and v the direction. It is bounded as a gradient is: non-finite records are 0,
+        loss and v the direction. It is bounded as a gradient is: non-finite records are 0,
         and no patient's product is longer than `clip`, which must not depend on patients but
         through what was released.
 
@@ -172,17 +176,17 @@ class PrivateModel:
         return unflatten(total.cpu(), only(params, self.trained))
 
     def mean_loss(self, params: Params, part: Part) -> Tensor:
-        """Return the mean over patients of their records' mean cross-entropy, differentiable.
+        """Return the mean over patients of their records' mean loss, differentiable.
 
         It is a value computed from patients, without any bound of its own.
         """
         with self._without_hooks():
-            logits = functional_call(self._model, params, (part.x.to(self.device),))
-            losses = F.cross_entropy(logits, part.y.to(self.device), reduction="none")
+            outputs = functional_call(self._model, params, (part.x.to(self.device),))
+            losses = self._objective.losses(outputs, part.y.to(self.device))
             return (losses * part.weights.to(losses)).sum() / part.patients
 
     def _loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(self._model, params, (x,)), y, reduction="sum")
+        return self._objective.losses(functional_call(self._model, params, (x,)), y).sum()
 
     @contextmanager
     def _without_hooks(self) -> Iterator[None]:
@@ -199,8 +203,8 @@ class PrivateModel:
     def _patient_gradients(self, batch: Part) -> Tensor:
         """Return each patient's mean gradient, (patients, parameters); non-finite records are 0."""
         self._forget()
-        logits = self._module(batch.x.to(self.device))
-        F.cross_entropy(logits, batch.y.to(self.device), reduction="sum").backward()  # type: ignore[no-untyped-call]
+        outputs = self._module(batch.x.to(self.device))
+        self._objective.losses(outputs, batch.y.to(self.device)).sum().backward()  # type: ignore[no-untyped-call]
         rows = torch.cat([_grad_sample(p).flatten(1) for p in self._parameters], dim=1)
         self._forget()
         return _patient_means(rows, batch)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.cohort.parts import Part
+from common.models import objective_of
 from common.privacy.augmentation import expanded
 from common.privacy.clipping import clip_factors
 from common.study import Clipping
@@ -33,7 +33,7 @@ def clipped_sum(
     """Return the sum over patients of their clipped mean gradients, shaped as `parameters`.
 
     Args:
-        model: A module whose outputs are class logits; its weights are where to take the gradient.
+        model: A module that knows its objective; its weights are where to take the gradient.
         parameters: Those of the model that are trained.
         batch: The sampled patients with at most k records each; may be empty.
         clip: C; infinity for none.
@@ -56,11 +56,11 @@ def clipped_sum(
 
 def _mean_gradient(model: nn.Module, parameters: Sequence[nn.Parameter], own: Part) -> list[Tensor]:
     """Return a patient's mean gradient over the own records; non-finite ones are 0; none is []."""
-    device = parameters[0].device
+    device, objective = parameters[0].device, objective_of(model)
     mean: list[Tensor] = []
     for record in range(len(own.x)):
         x, y = own.x[record : record + 1], own.y[record : record + 1]
-        loss = F.cross_entropy(model(x.to(device)), y.to(device), reduction="sum")
+        loss = objective.losses(model(x.to(device)), y.to(device)).sum()
         found = list(torch.autograd.grad(loss, parameters))
         if not torch.isfinite(_norm(found)):
             continue

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from common.errors import StudyError
 from common.files import write_atomic
-from common.scenario import BreastCancer
+from common.partition_spec import BreastCancer
 from common.study import Study
 from simulations.partitions.types import Hospital
 

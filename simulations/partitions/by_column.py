@@ -7,7 +7,7 @@ from pathlib import Path
 from common.cohort.table import read_csv
 from common.errors import DataError
 from common.files import write_atomic
-from common.scenario import ByColumn
+from common.partition_spec import ByColumn
 from common.study import Study
 from simulations.partitions.types import Hospital
 

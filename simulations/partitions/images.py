@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from common.cohort.images import check_images, clamped, one_each, read_archive
 from common.errors import DataError, StudyError
 from common.files import write_atomic
-from common.scenario import DealtImages
+from common.partition_spec import DealtImages
 from common.study import Study
 from simulations.partitions.types import Hospital
 

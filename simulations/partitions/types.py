@@ -12,9 +12,11 @@ class Hospital:
 
     Attributes:
         notes: What the partition had to change in its patients, as a reader's notes.
+        classes: Its own classes, for a study with `label.own`.
     """
 
     name: str
     path: Path
     declared: int
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()

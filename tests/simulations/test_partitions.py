@@ -6,7 +6,7 @@ import pytest
 
 from common.embedded import find_study
 from common.errors import DataError, StudyError
-from common.scenario import BreastCancer, ByColumn, DealtImages
+from common.partition_spec import BreastCancer, ByColumn, DealtImages
 from common.study import load_study, parse_study
 from simulations.partitions.breast_cancer import breast_cancer
 from simulations.partitions.by_column import by_column
