@@ -24,7 +24,7 @@ from client.site import load_policy, load_site, site_logger
 from client.transport import Transport
 from client.warm import Stamp, WarmStudy, forget_models, needed_gb, stamp_of
 from common.errors import GrandroundsError, SiteError
-from common.evaluation import score_histogram
+from common.judging import histogram
 from common.learners import learner_for
 from common.learners.types import Patients
 from common.models import load_params, predict
@@ -167,7 +167,8 @@ class Agent:
 
         def compute() -> Params:
             cohort = study.cohort(self._ledger)
-            patients = Patients(cohort.train, cohort.declared)
+            last = key.round == study.plan.study.rounds.count
+            patients = Patients(cohort.train, cohort.declared, cohort.classes, last)
             delta = learner.adapt(study.private_model, theta, patients, source)
             own = {name: theta[name] + delta[name] for name in delta.keys() - like.keys()}
             if own:  # where the next round starts from; in no payload
@@ -185,12 +186,8 @@ class Agent:
         def compute() -> Params:
             part = study.cohort(self._ledger).holdout
             load_params(study.model, theta)
-            counts = score_histogram(
-                predict(study.model, part.x).numpy(),
-                part.y.numpy(),
-                part.patient.numpy(),
-                bins=bins,
-            )
+            scores = predict(study.model, part.x).numpy()
+            counts = histogram(scores, part, plan.study.cohort.label, bins=bins)
             noise = plan.evaluation_sigma * source.normal(counts.size).reshape(counts.shape)
             # In single precision: the last bits of a float64 would betray the counts.
             return {"counts": torch.from_numpy(counts + noise).float().double()}

@@ -39,7 +39,8 @@ class CohortConfig(Table):
         path: The data, absolute or relative to the site's folder.
         declared: Count of all patients as the site publishes it: rounded, chosen once.
         split_key: Secret key of the train/holdout split, in hex; one for the site's whole life.
-        split: 'stratified' only in research: epsilon then holds only given the split.
+        split: 'stratified', or 'given' by the file's column 'part', only in research: epsilon then
+            holds only given the split.
         classes: The hospital's own classes, as its label's column has them, in order; for studies
             that leave them to it.
         cohorts: Others beside the main one, by name; split key, split and device are theirs too.

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.generator_spec import GENERATORS, HypernetworkSpec, MetaNetSpec
+from common.metric_spec import MetricLoss, MetricSpec, TaskSpec
 from common.schema import Count, Fraction, Positive, Table
 
 
@@ -37,24 +39,48 @@ class AugmentationSpec(Table):
         copies: How many copies a record has in every step (De et al. 2022, section 3.3).
         flip: Whether each copy is mirrored left to right with probability one half.
         shift: The most pixels by which each copy is moved, up or down and to either side.
+        rotation: The most degrees, whole ones, by which each copy is turned either way.
     """
 
     copies: Annotated[int, Field(ge=2, le=64, strict=True)] = 4
     flip: Annotated[bool, Field(strict=True)] = False
     shift: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+    rotation: Annotated[int, Field(ge=0, le=180, strict=True)] = 0
 
     @model_validator(mode="after")
     def _alters_something(self) -> AugmentationSpec:
-        if not self.flip and self.shift == 0:
+        if not self.flip and self.shift == 0 and self.rotation == 0:
             raise ValueError(
-                "flip is false and shift is 0, so all copies would be the same: give one of the two"
+                "flip is false and shift and rotation are 0, so all copies would be the same: "
+                "give one of the three"
             )
         return self
 
 
-LearnerName = Literal["reptile", "fedavg", "fedprox", "fomaml", "maml", "fedrep", "anil"]
+LearnerName = Literal[
+    "reptile",
+    "fedavg",
+    "fedprox",
+    "fomaml",
+    "maml",
+    "fedrep",
+    "anil",
+    "prototypical",
+    "matching",
+    "siamese",
+    "triplet",
+    "hypernetwork",
+    "metanet",
+]
 
-_META: tuple[LearnerName, ...] = ("fomaml", "maml", "anil")
+_META: tuple[LearnerName, ...] = ("fomaml", "maml", "anil", "metanet")
+_OWN_HEAD: tuple[LearnerName, ...] = ("fedrep", "anil")
+_METRIC: dict[str, MetricLoss] = {
+    "prototypical": "prototypical",
+    "matching": "matching",
+    "siamese": "contrastive",
+    "triplet": "triplet",
+}
 _HEAD_STEPS = 5  # of fedrep, where a study does not say
 
 
@@ -69,6 +95,13 @@ class LearnerSpec(Table):
         meta: Support and query, for the learners that have them.
         head_steps: H of fedrep: steps of the head before those of the body.
         augmentation: Altered copies of every record, of images.
+        optimizer: Of the steps: 'sgd', or 'adam' without momentum (beta1 = 0), begun anew in every
+            round, as Reptile has it. Both look at noisy sums alone.
+        metric: The space that is learnt: of the metric learners, and of others that are to learn
+            one.
+        hypernetwork: What makes each hospital's weights, of the learner of that name.
+        metanet: The map to fast weights, likewise.
+        task: The problems that a round makes of a hospital's patients; one, its own, if left out.
     """
 
     name: LearnerName = "reptile"
@@ -79,6 +112,11 @@ class LearnerSpec(Table):
     meta: MetaSpec | None = None
     head_steps: Count | None = None
     augmentation: AugmentationSpec | None = None
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    metric: MetricSpec | None = None
+    hypernetwork: HypernetworkSpec | None = None
+    metanet: MetaNetSpec | None = None
+    task: TaskSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -86,11 +124,83 @@ class LearnerSpec(Table):
         """Let a study leave out defaults that its digest has to cover."""
         if not isinstance(values, dict):
             return values
+        if values.get("name") in GENERATORS and values.get(values["name"]) is None:
+            values = {**values, values["name"]: {}}
         if values.get("name") in _META and values.get("meta") is None:
             return {**values, "meta": {}}
         if values.get("name") == "fedrep" and values.get("head_steps") is None:
             return {**values, "head_steps": _HEAD_STEPS}
+        if values.get("name") in _METRIC:
+            metric = values.get("metric") or {}
+            if isinstance(metric, dict):
+                return {**values, "metric": {"loss": _METRIC[values["name"]], **metric}}
         return values
+
+    @model_validator(mode="after")
+    def _generator_fits(self) -> LearnerSpec:
+        for name in GENERATORS:
+            if getattr(self, name) is not None and self.name != name:
+                raise ValueError(
+                    f"{name} is given with learner {self.name!r}: leave it out, or choose {name}"
+                )
+        for other in ("metric", "task") if self.name in GENERATORS else ():
+            if getattr(self, other) is not None:
+                raise ValueError(
+                    f"{other} is given with learner {self.name!r}, which learns the study's own "
+                    "classes alone: leave it out, or choose reptile, fomaml or maml"
+                )
+        if self.name == "metanet" and self.optimizer != "sgd":
+            raise ValueError(
+                f"optimizer is {self.optimizer!r} with learner 'metanet', whose steps are the "
+                "learned map's: leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _metric_fits(self) -> LearnerSpec:
+        own = _METRIC.get(self.name)
+        if self.metric is None:
+            return self
+        if own is not None and self.metric.loss != own:
+            raise ValueError(
+                f"metric.loss is {self.metric.loss!r} with learner {self.name!r}, whose own is "
+                f"{own!r}: leave it out, or choose another learner"
+            )
+        if self.name in _OWN_HEAD or (self.meta is not None and self.meta.unit == "episode"):
+            raise ValueError(
+                f"metric is given with learner {self.name!r}"
+                f"{'' if self.name in _OWN_HEAD else ' by episode'}, which has no references of "
+                "classes: leave it out, or use reptile, fedavg, fomaml or maml by patient"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> LearnerSpec:
+        if self.task is not None and self.name in _OWN_HEAD:
+            raise ValueError(
+                f"task is given with learner {self.name!r}, whose head is of the hospital's own "
+                "classes: leave it out, or choose another learner"
+            )
+        return self
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks a round."""
+        return 1 if self.task is None else self.task.per_round
+
+    @property
+    def is_episodic(self) -> bool:
+        """Whether each step is on the papers' episodes (`common.learners.episodes`)."""
+        return self.name in _METRIC and self.task is not None and self.task.shots is not None
+
+    @model_validator(mode="after")
+    def _adam_is_of_plain_steps(self) -> LearnerSpec:
+        if self.optimizer == "adam" and self.name not in (*_METRIC, "reptile", "fedavg", "fedprox"):
+            raise ValueError(
+                f"optimizer is 'adam' with learner {self.name!r}, whose steps are plain gradient "
+                "steps: leave it out, or use reptile, fedavg, fedprox or a metric learner"
+            )
+        return self
 
     @model_validator(mode="after")
     def _head_steps_are_fedreps(self) -> LearnerSpec:
@@ -142,8 +252,23 @@ class LearnerSpec(Table):
             "proximal": proximal,
             "meta": self.meta if name in _META else None,
             "head_steps": self.head_steps if name == "fedrep" else None,
+            "metric": self._metric_for(name),
+            "task": None if name in (*_OWN_HEAD, *GENERATORS) else self.task,
+            **{own: getattr(self, own) if name == own else None for own in GENERATORS},
+            "optimizer": "sgd" if name == "metanet" else self.optimizer,
         }
         return LearnerSpec.model_validate(self.model_dump() | kept)
+
+    def _metric_for(self, name: str) -> dict[str, Any] | None:
+        """Return the space of another learner: its own loss's, or none where it has none."""
+        if name in _METRIC:
+            kept = (
+                {} if self.metric is None else self.metric.model_dump(exclude={"loss", "distance"})
+            )
+            return {**kept, "loss": _METRIC[name]}
+        if self.metric is None or self.name in _METRIC or name in (*_OWN_HEAD, *GENERATORS):
+            return None
+        return self.metric.model_dump()
 
     @model_validator(mode="after")
     def _proximal_needs_fedprox(self) -> LearnerSpec:

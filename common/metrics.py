@@ -41,6 +41,8 @@ class Figures:
         observed_expected: patients with the disease over the sum of their scores; binary only.
         kappa: quadratic weighted kappa of the likeliest class, 1 if all are right, 0 as by chance;
             of ordinal classes (grades) only.
+        c_index: concordance index of risk and time, ideal 1, .5 as by chance; of survival only
+            (`common.judging`).
         patients: sum of the weights.
     """
 
@@ -54,6 +56,7 @@ class Figures:
     calibration_intercept: float | None = None
     observed_expected: float | None = None
     kappa: float | None = None
+    c_index: float | None = None
     patients: float = 0.0
 
     def to_json(self) -> dict[str, float | None]:

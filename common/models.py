@@ -6,7 +6,7 @@ Normalisation is by group (Wu and He 2018), never by batch. A model knows the sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -15,11 +15,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.context import FullContext
 from common.errors import StudyError
-from common.objectives import CROSS_ENTROPY, Objective
+from common.fast_weights import start_of_map
+from common.metric_spec import MetricSpec
+from common.objectives import CROSS_ENTROPY, Objective, of_metric
 from common.params import Params, head_of, misfit
+from common.references import References
 from common.seeds import derive
 from common.study import ModelSpec, Study
+from common.survival import COX, Hazards, discrete_time
 
 Shape = tuple[int, ...]
 
@@ -56,10 +61,27 @@ class Classifier(nn.Module):
         return seen[0].flatten(1)
 
     @property
+    def by_record(self) -> bool:
+        """Whether a layer does more with a record than to map it; see the privacy engine."""
+        return any(getattr(module, "by_record", False) for module in self.body.modules())
+
+    @property
+    def has_references(self) -> bool:
+        """Whether the last layer is references of classes (`common.references`)."""
+        return any(isinstance(module, References) for module in self.body.modules())
+
+    @property
+    def is_one_layer(self) -> bool:
+        """Whether the head is all there is."""
+        names = dict(self.named_parameters())
+        return names.keys() == head_of(names)
+
+    @property
     def head(self) -> nn.Module:
-        """The last layer: the owner of the last weights."""
-        name = [name for name, _ in self.named_parameters()][-1]
-        return self.get_submodule(name.rpartition(".")[0])
+        """The last layer: the owner of the last weights, or what reads them in context."""
+        name = [name for name, _ in self.named_parameters()][-1].rpartition(".")[0]
+        last, around = self.get_submodule(name), self.get_submodule(name.rpartition(".")[0])
+        return around if getattr(around, "references", None) is last else last
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -121,13 +143,22 @@ def _resnet18(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
     return resnet18(channels=_image(spec, shape)[0], classes=classes, norm=_group_norm)
 
 
+def _backbone(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
+    from common.transfer.backbone import backbone
+
+    _image(spec, shape)
+    assert spec.backbone is not None  # ModelSpec asks for it
+    return backbone(spec.backbone, size=spec.backbone_size, classes=classes)
+
+
 MODELS: dict[str, Callable[[ModelSpec, Shape, int], nn.Module]] = {
     "logistic": _logistic,
     "mlp": _mlp,
     "conv4": _conv4,
     "resnet18": _resnet18,
+    "backbone": _backbone,
 }
-_OF_PICTURES = ("conv4", "resnet18")
+_OF_PICTURES = ("conv4", "resnet18", "backbone")
 
 
 def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classifier:
@@ -149,17 +180,28 @@ def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classif
             f"table of {shape[0]} numbers of each image",
             remedy="drop cohort.image.maps, or use model.name = 'logistic' or 'mlp'",
         )
-    model = made(spec, shape, len(study.cohort.label.classes), seed=seed)
+    label, metric = study.cohort.label, study.learner.metric
+    outputs = len(label.classes) if label.event is None else 1
+    model = made(spec, shape, outputs, seed=seed, metric=metric)
+    if label.horizon is not None:
+        _to_survival(model, spec, label.edges, label.horizon)
     if spec.weights is not None and folder is not None:
-        _load_weights(model, folder / spec.weights, frozen=spec.frozen is not None)
+        _load_weights(model, folder / spec.weights, spec)
     return model
 
 
-def made(spec: ModelSpec, shape: Shape, classes: int, *, seed: int) -> Classifier:
-    """Return a model of random weights for inputs of that shape, whatever study they are of."""
+def made(
+    spec: ModelSpec, shape: Shape, classes: int, *, seed: int, metric: MetricSpec | None = None
+) -> Classifier:
+    """Return a model of random weights for inputs of that shape, whatever study they are of.
+
+    With a metric its last layer is the references of the classes (`common.references`).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(MODELS[spec.name](spec, shape, classes), input_shape=shape)
+        if metric is not None:
+            model = in_space(model, metric, classes)
     if spec.standardise_weights:
         for module in model.modules():
             if type(module) is nn.Conv2d:
@@ -171,9 +213,62 @@ def made(spec: ModelSpec, shape: Shape, classes: int, *, seed: int) -> Classifie
     return model
 
 
+def _to_survival(
+    model: Classifier, spec: ModelSpec, edges: Sequence[float], horizon: float
+) -> None:
+    """Hold a model of one output to times to an event."""
+    if spec.likelihood == "cox":
+        model.objective = COX
+        return
+    model.objective = discrete_time(edges, horizon)
+    head = model.head
+    assert isinstance(head, nn.Linear)  # every model here ends in one
+    head.__class__ = Hazards  # the same layer, with a bias for each interval
+    head.bias = nn.Parameter(torch.zeros(len(edges)))
+
+
+def in_space(model: Classifier, metric: MetricSpec, classes: int) -> Classifier:
+    """Return the model with references of the classes in place of its linear head.
+
+    Raises:
+        StudyError: there is no body under the head.
+    """
+    head = model.head
+    if not isinstance(head, nn.Linear) or model.is_one_layer:
+        raise StudyError(
+            "learner.metric is given, and the model is one layer, which is no space to learn",
+            remedy="use model.name = 'mlp' with hidden layers, conv4 or resnet18",
+        )
+    dim = head.in_features if metric.embedding is None else metric.embedding
+    references = References(dim, classes, metric)
+    last: nn.Module = references
+    if metric.context:
+        last = FullContext(dim, metric.context, references)
+    if metric.embedding is not None:
+        last = nn.Sequential(nn.Linear(head.in_features, dim), last)
+    name = next(name for name, module in model.named_modules() if module is head)
+    owner, _, own = name.rpartition(".")
+    setattr(model.get_submodule(owner), own, last)
+    return Classifier(model.body, input_shape=model.input_shape, objective=of_metric(metric))
+
+
 def initial_params(study: Study, *, seed: int, folder: Path | None = None) -> Params:
     """Return the weights a run with this seed starts from; see `build`."""
-    return params_of(build(study, seed=derive(seed, "initial weights"), folder=folder))
+    own = derive(seed, "initial weights")
+    model = build(study, seed=own, folder=folder)
+    return {**beside(study, model, seed=own), **params_of(model)}
+
+
+def beside(study: Study, model: nn.Module, *, seed: int = 0) -> Params:
+    """Return what the study's learner trains beside the model, and shares as it does: its map.
+
+    Raises:
+        StudyError: the model is too large for it.
+    """
+    if study.learner.metanet is None:
+        return {}
+    moved: Params = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    return start_of_map(study.learner.metanet, moved, seed=seed)
 
 
 def params_of(model: nn.Module) -> Params:
@@ -184,7 +279,9 @@ def params_of(model: nn.Module) -> Params:
 def shapes_of(study: Study) -> Params:
     """Return names, shapes and types of a study's weights, without values."""
     with torch.device("meta"):
-        return {k: p.detach() for k, p in build(study).named_parameters()}
+        model = build(study)
+        own = {k: v.to("meta") for k, v in beside(study, model).items()}
+        return {**own, **{k: p.detach() for k, p in model.named_parameters()}}
 
 
 def trained(study: Study, params: Params) -> Params:
@@ -193,7 +290,8 @@ def trained(study: Study, params: Params) -> Params:
         return params
     with torch.device("meta"):
         model = build(study)
-    return {k: params[k] for k, p in model.named_parameters() if p.requires_grad}
+    moved = [*beside(study, model), *(k for k, p in model.named_parameters() if p.requires_grad)]
+    return {k: params[k] for k in moved}
 
 
 def load_params(model: nn.Module, params: Params) -> None:
@@ -257,7 +355,7 @@ def pick_device(name: str) -> torch.device:
     )
 
 
-def _load_weights(model: Classifier, path: Path, *, frozen: bool) -> None:
+def _load_weights(model: Classifier, path: Path, spec: ModelSpec) -> None:
     if not path.is_file():
         raise StudyError(
             f"model.weights is {str(path)!r}, and there is no such file",
@@ -271,7 +369,9 @@ def _load_weights(model: Classifier, path: Path, *, frozen: bool) -> None:
             remedy="save the weights with safetensors.torch.save_file",
         ) from error
     like = params_of(model)
-    head = {k for k, p in model.named_parameters() if p.requires_grad} if frozen else set()
+    head = head_of(like) if spec.frozen else frozenset()
+    if spec.name == "backbone":
+        weights = _of_torchvision(weights, like, path, spec)
     if head.isdisjoint(weights):  # a body that learnt something else has no such head
         weights |= {k: like[k] for k in head}
     reason = misfit(weights, like)
@@ -282,6 +382,29 @@ def _load_weights(model: Classifier, path: Path, *, frozen: bool) -> None:
             "model.frozen is 'body' the head may be left out",
         )
     load_params(model, weights)
+
+
+def _of_torchvision(weights: Params, like: Params, path: Path, spec: ModelSpec) -> Params:
+    """Return the weights of a torchvision file under the model's names.
+
+    Raises:
+        StudyError: they are another network's.
+    """
+    from common.transfer.backbone import architecture_of, renamed
+
+    found = renamed(weights, like)
+    body = {k: v for k, v in like.items() if k not in head_of(like)}
+    reason = misfit({k: v for k, v in found.items() if k not in head_of(like)}, body)
+    if reason is None:
+        return found
+    other = architecture_of(weights)
+    what = "another network" if other is None else f"a {other}"
+    raise StudyError(
+        f"model.weights is {str(path)!r}, which is of {what}, and model.backbone is "
+        f"{spec.backbone!r}: {reason[:200]}",
+        remedy="give the file of that network's weights as torchvision publishes them, or name "
+        "the network that the file is of in model.backbone",
+    )
 
 
 def _flat(shape: Shape) -> int:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.metric_spec import MetricSpec
+
 Losses = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -29,11 +31,14 @@ class Objective:
         name: As a study names it.
         losses: (outputs (records, outputs), y (records,)) -> one loss a record, (records,).
         probabilities: outputs -> probability of each class, (records, classes).
+        whole_batch: Whether a record's loss holds the other records of the batch: no patient's part
+            can be bounded then, so it has no private form, and its outputs only rank.
     """
 
     name: str
     losses: Losses
     probabilities: Callable[[Tensor], Tensor] = _softmax
+    whole_batch: bool = False
 
 
 def _own(outputs: Tensor, y: Tensor) -> Tensor:
@@ -58,14 +63,14 @@ def contrastive(*, margin: float, form: str) -> Objective:
 
     With d_c the distance to the reference of class c, y the record's class, m the margin:
 
-        'squared'   d_y^2 + mean_{c != y} max(0, m - d_c)^2      (Hadsell, Chopra and LeCun 2006)
-        'distance'  d_y   + mean_{c != y} max(0, m - d_c)        (the linear form)
+        'squared'   1/2 (d_y^2 + mean_{c != y} max(0, m - d_c)^2)   (Hadsell, Chopra, LeCun 2006)
+        'distance'  1/2 (d_y   + mean_{c != y} max(0, m - d_c))     (the same without squares)
 
     Outputs are minus the distances (`common.references`), so they rank classes as they are.
 
     >>> loss = contrastive(margin=1.0, form="squared").losses
     >>> round(loss(torch.tensor([[0.0, -0.5]]), torch.tensor([0])).item(), 3)
-    0.25
+    0.125
     """
     power = {"squared": 2, "distance": 1}[form]
 
@@ -73,7 +78,7 @@ def contrastive(*, margin: float, form: str) -> Objective:
         own = _own(outputs, y)
         near = -_at(outputs, y)
         far = (margin + outputs).clamp(min=0).pow(power) * ~own
-        return near.pow(power) + far.sum(1) / max(1, outputs.shape[1] - 1)
+        return (near.pow(power) + far.sum(1) / max(1, outputs.shape[1] - 1)) / 2
 
     return Objective("contrastive", losses)
 
@@ -103,6 +108,15 @@ def triplet(*, margin: float) -> Objective:
     return Objective("triplet", losses)
 
 
+def of_metric(spec: MetricSpec) -> Objective:
+    """Return what a learned space is held to."""
+    if spec.loss == "contrastive":
+        return contrastive(margin=spec.margin, form=spec.form)
+    if spec.loss == "triplet":
+        return triplet(margin=spec.margin)
+    return CROSS_ENTROPY
+
+
 def _one_against_rest(outputs: Tensor, y: Tensor) -> Tensor:
     own = _own(outputs, y).to(outputs)
     return F.binary_cross_entropy_with_logits(outputs, own, reduction="none").sum(1)
@@ -123,4 +137,3 @@ ONE_AGAINST_REST = Objective("one_against_rest", _one_against_rest, _sigmoids)
 
 PAIRS = Objective("pairs", _pairs)
 """Every pair of classes, all such problems at once (the record's own class against each other)."""
-

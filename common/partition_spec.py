@@ -79,6 +79,45 @@ class ByColumn(Table):
     hospitals: dict[Name, ColumnSite] = Field(min_length=1)
 
 
+class Registry(Table):
+    """A registry whose patients' ids name a centre; see `simulations.partitions.registry`.
+
+    Attributes:
+        path: A CSV file of patients, relative to the data folder.
+        patient: Its column of ids.
+        separator: What parts an id into pieces.
+        place: Which piece is the centre's code, counted from 1.
+        centres: A CSV file of centres, likewise.
+        centre: Its column of codes.
+        column: Its column that names the hospital, or the region, of each centre.
+        parts: A CSV file that parts the patients, with the same column of ids; for the split
+            'given'. Patients who are not in it are left out.
+        part: Its column of parts, 'train' or 'test'.
+        hospitals: By name; patients of other values are left out.
+    """
+
+    source: Literal["registry"]
+    path: Path
+    patient: str
+    separator: Annotated[str, Field(min_length=1)] = "-"
+    place: Count
+    centres: Path
+    centre: str
+    column: str
+    parts: Path | None = None
+    part: str | None = None
+    hospitals: dict[Name, ColumnSite] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _parts_have_a_column(self) -> Registry:
+        if (self.parts is None) != (self.part is None):
+            raise ValueError(
+                f"parts is {self.parts} and part is {self.part}: give the file and its column, or "
+                "leave both out"
+            )
+        return self
+
+
 class DealtImages(Table):
     """One archive of images dealt to hospitals; see `simulations.partitions.images`.
 
@@ -109,6 +148,23 @@ class DealtImages(Table):
     brightness: Annotated[float, Field(ge=0)] = 0.0
     blur: Annotated[float, Field(ge=0)] = 0.0
     noise: Annotated[float, Field(ge=0)] = 0.0
+
+
+class DealtRows(Table):
+    """The rows of one table dealt to hospitals; see `simulations.partitions.rows`.
+
+    Attributes:
+        path: A table, relative to the data folder: ARFF where it ends so (.arff), else CSV.
+        hospitals: How many.
+        alpha: Of the Dirichlet distribution by which each outcome is dealt.
+        drop_copies: Whether of rows that agree in every column only the first is taken.
+    """
+
+    source: Literal["rows"]
+    path: Path
+    hospitals: Annotated[int, Field(ge=2)] = 6
+    alpha: Positive = 3.0
+    drop_copies: Annotated[bool, Field(strict=True)] = False
 
 
 class ArchiveSite(Table):
@@ -206,6 +262,21 @@ class Omniglot(Table):
         return self
 
 
+class Reviews(Table):
+    """Abstracts of several reviews of the literature; see `simulations.partitions.reviews`.
+
+    Attributes:
+        path: An npz archive of hashed words, relative to the data folder.
+        hospitals: Each review's public, rounded count of abstracts, by the review's name in lower
+            case.
+    """
+
+    source: Literal["reviews"]
+    path: Path
+    hospitals: dict[Name, Count] = Field(min_length=1)
+
+
 Partition = Annotated[
-    BreastCancer | ByColumn | DealtImages | Archives | Omniglot, Field(discriminator="source")
+    BreastCancer | ByColumn | Registry | DealtImages | DealtRows | Archives | Omniglot | Reviews,
+    Field(discriminator="source"),
 ]

@@ -17,13 +17,14 @@ from typing import Any
 
 from common.errors import StudyError
 from common.files import write_atomic
+from common.generator_spec import GENERATORS, MOST_HELD
 from common.privacy import accounting
 from common.privacy.events import Adjacency, Event, Part, gaussian
 from common.privacy.mechanisms import training_events
 from common.schema import dump_toml, read_toml
 from common.study import Clipping, PrivacySpec, Study, most_liars, parse_study
 
-DIGEST_VERSION = 4
+DIGEST_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def compile_study(study: Study) -> Plan:
     _check_liars(study)
     _check_head(study)
     _check_augmentation(study)
+    _check_metric(study)
+    _check_generator(study)
     privacy = study.privacy
     if privacy is None:
         return Plan(study=study, sigma=0.0, evaluation_sigma=0.0)
@@ -198,6 +201,74 @@ def _check_augmentation(study: Study) -> None:
         f"learner.augmentation is given, and the model's inputs are {what}",
         remedy="leave learner.augmentation out, or train on the images themselves",
     )
+
+
+def _check_metric(study: Study) -> None:
+    """Refuse a space or problems of which one patient's part could not be bounded."""
+    metric, task, image = study.learner.metric, study.learner.task, study.cohort.image
+    if metric is not None and study.model.frozen is not None:
+        raise StudyError(
+            f"learner.metric is given and model.frozen is {study.model.frozen!r}: the references "
+            "stay and the body does not move, so nothing would be learnt",
+            remedy="leave model.frozen or learner.metric out",
+        )
+    if task is not None and task.kind == "rotations" and (image is None or image.maps):
+        raise StudyError(
+            "learner.task.kind is 'rotations', and the model's inputs are no pictures",
+            remedy="choose another kind, or train on the images themselves",
+        )
+    if task is not None and task.kind == "rotations" and len(study.cohort.label.classes) < 4:
+        raise StudyError(
+            f"learner.task.kind is 'rotations', which has 4 classes, and the model has "
+            f"{len(study.cohort.label.classes)} outputs",
+            remedy="use label.own = true with label.ways of at least 4",
+        )
+    if study.privacy is None:
+        return
+    if metric is not None and metric.radius is None:
+        raise StudyError(
+            "learner.metric.radius is not given, and the study is private: without it a patient's "
+            "part in a reference has no bound",
+            remedy="give learner.metric.radius, such as 1.0, or leave [privacy] out",
+        )
+    if task is not None and task.shots is not None:
+        raise StudyError(
+            f"learner.task.shots is {task.shots}, and the study is private: who else is in an "
+            "episode of so many cases a class depends on every patient",
+            remedy="leave learner.task.shots out (all patients take part), or [privacy]",
+        )
+
+
+def _check_generator(study: Study) -> None:
+    """Refuse what weights of each hospital's own cannot have, and a model too large for them."""
+    server, spec = study.server, study.learner.hypernetwork
+    if study.learner.name not in GENERATORS:
+        return
+    from common.models import shapes_of, trained  # torch, which few studies need here
+
+    weights = sum(v.numel() for v in trained(study, shapes_of(study)).values())
+    if spec is None:
+        return  # the map of metanet refuses a model too large for it when it is made
+    if server.aggregation != "mean":
+        raise StudyError(
+            f"server.aggregation is {server.aggregation!r} and learner.name is 'hypernetwork': "
+            "each hospital's change is of weights of its own, which no other's can outvote",
+            remedy="use server.aggregation = 'mean', with server.norm_bound against large lies",
+        )
+    if server.average != "none":
+        raise StudyError(
+            f"server.average is {server.average!r} and learner.name is 'hypernetwork': the mean is "
+            "of weights that all share, and each hospital has its own",
+            remedy="leave server.average out, or choose another learner",
+        )
+    held = weights * spec.hidden[-1]
+    if held > MOST_HELD:
+        raise StudyError(
+            f"learner.hypernetwork.hidden ends in {spec.hidden[-1]} and the model trains "
+            f"{weights:,} weights: the hypernetwork would have {held:,}, above {MOST_HELD:,}",
+            remedy="lower the last of learner.hypernetwork.hidden, freeze the body (model.frozen = "
+            "'body'), or use a smaller model",
+        )
 
 
 def _check_head(study: Study) -> None:

@@ -17,6 +17,12 @@ _LEARNERS = {
     "maml": "MAML",
     "fedrep": "FedRep (a shared body under a head that stays)",
     "anil": "ANIL (the head alone, which stays)",
+    "prototypical": "Prototypical networks",
+    "matching": "Matching networks",
+    "siamese": "Siamese networks",
+    "triplet": "the triplet loss",
+    "hypernetwork": "pFedHN (a hypernetwork at the coordinator)",
+    "metanet": "Meta Networks (steps by a learned map)",
 }
 
 
@@ -90,7 +96,9 @@ def _computes(plan: Plan) -> tuple[str, ...]:
         f"{_LEARNERS[learner.name]} on the {study.model.name} model, each on {sample}, with "
         f"{records} of a patient{clip}",
         *_copies(plan),
+        *_space(plan),
         *_body(plan),
+        *_generated(plan),
         *_query(plan),
         "at the end scores its evaluating patients with the shared model, once, and adapts the "
         "shared model to its own training patients",
@@ -113,10 +121,34 @@ def _copies(plan: Plan) -> tuple[str, ...]:
         return ()
     ways = ["mirrored at random"] if spec.flip else []
     ways += [f"moved by up to {spec.shift} pixels"] if spec.shift else []
+    ways += [f"turned by up to {spec.rotation} degrees"] if spec.rotation else []
     return (
         f"takes each record's gradient as the mean over {spec.copies} copies of it, each "
         f"{' and '.join(ways)}; they are averaged before the clip, so a patient pays no more",
     )
+
+
+def _space(plan: Plan) -> tuple[str, ...]:
+    """Say what is learnt in place of a classifier, and of which problems."""
+    metric, task, told = plan.study.learner.metric, plan.study.learner.task, []
+    if metric is not None:
+        many = "a reference" if metric.references == 1 else f"{metric.references} references"
+        noise = ", with noise, from one sum and count a class" if plan.private else ""
+        told.append(
+            f"learns a space ({metric.loss} loss, {metric.distance.replace('_', ' ')} distance): "
+            f"each round begins with {many} of each of its classes{noise}; they stay at the "
+            "hospital, and each patient's loss is against them"
+        )
+    if task is not None:
+        kinds = {
+            "classes": f"{task.ways} of its classes",
+            "one_against_rest": "one of its classes against the rest",
+            "pairs": "two of its classes",
+            "rotations": "by how many right angles each picture was turned, without labels",
+        }
+        cases = "" if task.shots is None else f", from {task.shots} cases a class"
+        told.append(f"{task.per_round} problem(s) a round, drawn anew: {kinds[task.kind]}{cases}")
+    return tuple(told)
 
 
 def _body(plan: Plan) -> tuple[str, ...]:
@@ -127,6 +159,21 @@ def _body(plan: Plan) -> tuple[str, ...]:
     if model.frozen == "body":
         told.append("trains the last layer alone; the others stay as the coordinator sends them")
     return tuple(told)
+
+
+def _generated(plan: Plan) -> tuple[str, ...]:
+    """Say which weights are made by others, where some are."""
+    if plan.study.learner.hypernetwork is not None:
+        return (
+            "starts each round from, evaluates and receives weights of its own, which the "
+            "coordinator's hypernetwork makes of what it learned of the hospital from its changes",
+        )
+    if plan.study.learner.metanet is not None:
+        return (
+            "steps as a map says that is learned with the model, from noisy gradients alone; the "
+            "map is part of the weights that come and of their change",
+        )
+    return ()
 
 
 def _query(plan: Plan) -> tuple[str, ...]:
@@ -174,7 +221,19 @@ def _leaves(plan: Plan) -> tuple[str, ...]:
         f"after each round the change of the {what}, {noise}",
         _combined(plan),
         *_averaged(plan),
-        f"at the end {histograms} of scores by outcome ({study.evaluation.bins} bins), {counts}",
+        f"at the end {histograms} of scores by outcome ({study.evaluation.bins} bins)"
+        f"{_by_horizon(plan)}, {counts}",
+    )
+
+
+def _by_horizon(plan: Plan) -> str:
+    """Say what the outcome is, of survival."""
+    label = plan.study.cohort.label
+    if label.horizon is None:
+        return ""
+    return (
+        f", the outcome being {label.classes[1]!r} by {label.column} = {label.horizon:g}; patients "
+        "censored before that count nowhere"
     )
 
 
@@ -185,8 +244,11 @@ def _combined(plan: Plan) -> str:
     fixed = plan.study.learner.name in ("fedavg", "fedprox")
     is_declared = fixed or server.weights == "declared"
     weighted = "weighted by declared size" if is_declared else "all with the same weight"
+    mean = f"takes the mean of all hospitals' changes, {weighted}"
+    if plan.study.learner.hypernetwork is not None:
+        mean = f"teaches its hypernetwork by all hospitals' changes, {weighted}"
     ways = {
-        "mean": f"takes the mean of all hospitals' changes, {weighted}",
+        "mean": mean,
         "median": "takes the median of all hospitals' changes, weight by weight; "
         "declared sizes do not count",
         "trimmed_mean": "leaves out, weight by weight, the smallest and the largest "

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from common.cohort.split import SplitKind
+from common.few_shot_spec import UNTRAINED, FewShot
 from common.learner_spec import LearnerName
 from common.partition_spec import BreastCancer, Partition
 from common.schema import Count, Name, Positive, Table
@@ -63,6 +64,8 @@ class PublishedRow(Table):
         epsilon: In words, where the method is private.
         mean_auc: Over hospitals, each counting the same; so `mean_accuracy`.
         weighted_accuracy: Over all test patients of all hospitals.
+        mean_c_index: Of survival, as mean_auc.
+        pooled_c_index: Of survival, over the patients of all hospitals as if of one.
     """
 
     method: str
@@ -70,6 +73,8 @@ class PublishedRow(Table):
     mean_auc: Share | None = None
     mean_accuracy: Share | None = None
     weighted_accuracy: Share | None = None
+    mean_c_index: Share | None = None
+    pooled_c_index: Share | None = None
 
 
 class Published(Table):
@@ -126,11 +131,12 @@ class Simulation(Table):
 
     Attributes:
         seed: First seed; a run of `seeds` uses seed, seed + 1, ...
-        split: 'stratified' is for comparing with published tables; epsilon then holds only given
-            the split.
+        split: 'stratified', and 'given' by the files' column 'part', are for comparing with
+            published tables; epsilon then holds only given the split.
         arms: Which arms to compare, by name.
         arm: Arms beyond the standard ones, by name.
         loho: For `sim loho`.
+        fewshot: For `sim fewshot`, and for hospitals that are new to `sim run`.
         published: Figures of others for the same hospitals; `sim run` shows them beside its own.
         engine: What carries the messages, as `--engine` said it.
         command: Of `grandrounds sim`, by which a run folder was begun: only that one goes on in it.
@@ -151,9 +157,10 @@ class Simulation(Table):
     )
     arm: dict[Name, Arm] = Field(default_factory=dict)
     loho: LeaveOneOut = LeaveOneOut()
+    fewshot: FewShot = FewShot()
     published: Published | None = None
     engine: Literal["inprocess", "flower"] = "inprocess"
-    command: Literal["run", "loho"] | None = None
+    command: Literal["run", "loho", "fewshot"] | None = None
     data: Path | None = None
     sites: dict[Name, SimulatedSite] = Field(default_factory=dict)
     partition: Partition | None = None
@@ -162,7 +169,7 @@ class Simulation(Table):
     def _complete(self) -> Simulation:
         if bool(self.sites) == (self.partition is not None):
             raise ValueError("give either simulation.sites or simulation.partition, and not both")
-        named = (*self.arms, *self.loho.arms)
+        named = (*self.arms, *self.loho.arms, *self.fewshot.arms)
         unknown = [a for a in named if a not in self.arm and a not in _STANDARD]
         if unknown:
             known = ", ".join([*_STANDARD, *self.arm])
@@ -174,6 +181,14 @@ class Simulation(Table):
             raise ValueError(
                 f"simulation.loho.arms is {list(self.loho.arms)}: name each federated arm once "
                 f"(of the kinds {', '.join(FEDERATED)}); the others take part anyway"
+            )
+        if UNTRAINED in self.arm:
+            raise ValueError(f"an arm is named {UNTRAINED!r}, which means that there is none")
+        alone = [a for a in self.fewshot.arms if self.arm_named(a).kind not in FEDERATED]
+        if alone:
+            raise ValueError(
+                f"simulation.fewshot.methods uses the body of arm {alone[0]!r}, which is not "
+                f"federated: name one of the kinds {', '.join(FEDERATED)}, or {UNTRAINED!r}"
             )
         return self
 
@@ -206,4 +221,10 @@ _STANDARD: dict[str, Arm] = {
     "maml": Arm(kind="maml"),
     "fedrep": Arm(kind="fedrep"),
     "anil": Arm(kind="anil"),
+    "prototypical": Arm(kind="prototypical"),
+    "matching": Arm(kind="matching"),
+    "siamese": Arm(kind="siamese"),
+    "triplet": Arm(kind="triplet"),
+    "hypernetwork": Arm(kind="hypernetwork"),
+    "metanet": Arm(kind="metanet"),
 }

@@ -18,14 +18,18 @@ from common.cohort.schema import Image as Image
 from common.cohort.schema import Label as Label
 from common.errors import StudyError
 from common.learner_spec import LearnerSpec
-from common.privacy.refused import NO_PRIVATE_FORM
+from common.privacy.refused import NO_PRIVATE_COX, NO_PRIVATE_FORM
 from common.scenario import Simulation
 from common.schema import Count, Name, Positive, Table, explain, read_toml
 
-ModelName = Literal["logistic", "mlp", "conv4", "resnet18"]
+ModelName = Literal["logistic", "mlp", "conv4", "resnet18", "backbone"]
+Backbone = Literal["resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0"]
 Aggregation = Literal["mean", "median", "trimmed_mean", "krum"]
 Clipping = Literal["norm", "automatic"]
 Average = Literal["none", "tail", "ema"]
+
+
+_OF_SURVIVAL = ("reptile", "fedavg", "fedprox", "fedrep")
 
 
 class ModelSpec(Table):
@@ -38,6 +42,11 @@ class ModelSpec(Table):
         standardise_weights: Whether convolutions take their weights standardised.
         frozen: 'body' if only the last layer is trained, clipped, noised and sent; the body stays
             as the run's initial weights have it, and comes to a hospital with them.
+        backbone: Which of torchvision's networks the body is, with name 'backbone': frozen, its
+            weights from a file (`common.transfer.backbone` says how to make one).
+        backbone_size: Pixels a side to which it brings pictures first.
+        likelihood: Of survival: 'discrete_time', of events in intervals, a patient at a time, or
+            Cox's partial likelihood, which has no private form (`common.survival`).
     """
 
     name: ModelName = "logistic"
@@ -46,6 +55,9 @@ class ModelSpec(Table):
     weights: str | None = None
     standardise_weights: Annotated[bool, Field(strict=True)] = False
     frozen: Literal["body"] | None = None
+    backbone: Backbone | None = None
+    backbone_size: Annotated[int, Field(ge=32, le=1024, strict=True)] = 224
+    likelihood: Literal["discrete_time", "cox"] = "discrete_time"
 
     @model_validator(mode="after")
     def _has_what_it_changes(self) -> ModelSpec:
@@ -59,6 +71,24 @@ class ModelSpec(Table):
                 f"frozen is {self.frozen!r} and model {self.name!r} is a head without a body: "
                 "leave it out, or use mlp with hidden layers, conv4 or resnet18"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_is_frozen_and_from_a_file(self) -> ModelSpec:
+        if self.name != "backbone":
+            if self.backbone is not None:
+                raise ValueError(
+                    f"backbone is {self.backbone!r} and name is {self.name!r}: leave it out, or "
+                    "use name = 'backbone'"
+                )
+            return self
+        needed = {"backbone": "which one", "weights": "its file", "frozen": "frozen = 'body'"}
+        for field, what in needed.items():
+            if getattr(self, field) is None:
+                raise ValueError(
+                    f"name is 'backbone' and {field} is not given: say {what} (a body that others "
+                    "trained is kept as it is, and its weights come from a safetensors file)"
+                )
         return self
 
     @property
@@ -78,6 +108,8 @@ class ServerSpec(Table):
         average: The run's model: the last round's weights ('none'), the mean of those after the
             second half of the rounds ('tail', Polyak and Juditsky 1992), or one in which they fade
             ('ema'). Every round starts from the last weights all the same.
+        tau: Of 'adam': added to what it divides by (Reddi et al. 2021).
+        decay: Whether the step shrinks from round to round, 'linear' to 0 after the last.
         average_decay: Of 'ema': what a round's weights keep of their share in the next.
     """
 
@@ -85,6 +117,8 @@ class ServerSpec(Table):
     learning_rate: Positive = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+    decay: Literal["none", "linear"] = "none"
     weights: Literal["declared", "equal"] = "declared"
     aggregation: Aggregation = "mean"
     liars: Annotated[int, Field(ge=0, strict=True)] = 0
@@ -202,9 +236,48 @@ class Study(Table):
     adaptation: AdaptationSpec = AdaptationSpec()
     simulation: Simulation | None = None
 
+    @model_validator(mode="after")
+    def _survival_is_learnt_by_its_learners(self) -> Study:
+        """Refuse survival where patients are compared or classes are wanted."""
+        is_cox, learner = self.model.likelihood == "cox", self.learner
+        if self.cohort.label.event is None:
+            if is_cox:
+                raise ValueError(
+                    "model.likelihood is 'cox', and cohort.label.event is not given: name the "
+                    "column that says whether the time ended with the event, or leave it out"
+                )
+            return self
+        if is_cox and self.privacy is not None:
+            raise ValueError(
+                f"model.likelihood is 'cox' and there is a privacy table: {NO_PRIVATE_COX}: use "
+                "'discrete_time', or leave [privacy] out"
+            )
+        able = _OF_SURVIVAL if is_cox else (*_OF_SURVIVAL, "fomaml", "maml")
+        if learner.name not in able or learner.metric is not None or learner.task is not None:
+            raise ValueError(
+                f"learner.name is {learner.name!r} (with metric or task: these are of classes), "
+                f"and label.event of survival with model.likelihood {self.model.likelihood!r} is "
+                f"learnt by {', '.join(able)} alone"
+            )
+        return self
+
     def rules(self) -> dict[str, Any]:
         """Return everything but the simulation, as plain values: what the digest covers."""
         return self.model_dump(mode="json", exclude={"simulation"})
+
+    def check_has_classes(self, command: str) -> None:
+        """Refuse a study of survival to a command that judges classes.
+
+        Raises:
+            StudyError: its outcome is a time.
+        """
+        if self.cohort.label.event is None:
+            return
+        raise StudyError(
+            f"study {self.name!r} is of survival (cohort.label.event is "
+            f"{self.cohort.label.event!r}), and {command} judges classes",
+            remedy="use sim run, or a study whose outcome is a class",
+        )
 
     def with_epsilon(self, epsilon: float | None) -> Study:
         """Return the study with another target epsilon, or without privacy.

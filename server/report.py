@@ -8,6 +8,8 @@ from typing import Any
 
 from common.errors import RunError, StudyError
 from common.files import write_atomic
+from common.report.fewshot_page import few_shot_html
+from common.report.fewshot_values import FEW_SHOT
 from common.report.loho_page import loho_html
 from common.report.loho_values import LEAVE_ONE_OUT
 from common.report.model_card import model_card
@@ -24,8 +26,10 @@ def write_pages(run_dir: Path) -> Path:
         RunError: the folder holds no finished run.
     """
     metrics, page = read_metrics(run_dir), run_dir / "report.html"
-    if metrics.get("kind") == LEAVE_ONE_OUT:
-        write_atomic(page, loho_html(metrics))  # many models, so no card of one
+    several = {LEAVE_ONE_OUT: loho_html, FEW_SHOT: few_shot_html}  # models, so no card of one
+    write = several.get(str(metrics.get("kind")))
+    if write is not None:
+        write_atomic(page, write(metrics))
     else:
         write_atomic(page, report_html(metrics))
         write_atomic(run_dir / "model_card.md", model_card(metrics))
@@ -68,4 +72,4 @@ def _resume(run_dir: Path) -> str:
         study = read_toml(run_dir / "study.toml", what="study")
         return f"grandrounds sim {study['simulation']['command']} --resume {run_dir}"
     except (StudyError, KeyError, TypeError):
-        return f"grandrounds sim run --resume {run_dir} (or sim loho, if that began it)"
+        return f"grandrounds sim run --resume {run_dir} (or sim loho or fewshot, if that began it)"

@@ -10,14 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from common.cohort.parts import Cohort, Part, join
+from common.cohort.schema import Label
+from common.judging import exact_auc, judge, outcomes
 from common.learners import learner_for
 from common.learners.adaptation import adapt_locally
 from common.learners.types import Contribution, Patients
-from common.metrics import Figures, figures, mean_auc
-from common.models import build, load_params, predict
+from common.metrics import Figures
+from common.models import build, load_params, objective_of, predict
 from common.params import Params
 from common.plan import Plan, compile_study
 from common.privacy.engine import PrivateModel
@@ -25,6 +28,8 @@ from common.privacy.noise import SeededSource
 from common.scenario import FEDERATED, Arm
 from common.seeds import derive
 from common.study import Study, parse_study
+
+Floats = NDArray[np.float64]
 
 NOTES = {
     "majority": "each hospital's own rate of the outcome, for every patient",
@@ -36,16 +41,44 @@ NOTES = {
     "fomaml": "first-order MAML over hospitals: the gradient of query patients after local steps",
     "maml": "MAML over hospitals: the same, carried back through the local steps",
     "fedrep": "FedRep: a shared body, and a head that stays at each hospital",
+    "prototypical": "Prototypical networks: a space in which a case lies near its class's mean",
+    "matching": "Matching networks: a space in which a case attends to cases of its class",
+    "siamese": "Siamese networks: the contrastive loss in a space",
+    "triplet": "the triplet loss in a space",
     "anil": "ANIL: local steps of the head alone, which stays; the query moves the shared body",
+    "hypernetwork": "a hypernetwork at the server: each hospital is sent weights of its own",
+    "metanet": "Meta Networks: local steps by a learned map, which the query moves with the model",
 }
 
 
 @dataclass(frozen=True)
 class Result:
-    """An arm's exact figures at one hospital: the shared model, and after local adaptation."""
+    """An arm's exact figures at one hospital: the shared model, and after local adaptation.
+
+    Attributes:
+        risks: Of survival, what hospitals are ranked together by.
+    """
 
     shared: Figures
     adapted: Figures
+    risks: Risks | None = None
+
+
+@dataclass(frozen=True)
+class Risks:
+    """The holdout patients of one hospital and their risks.
+
+    Attributes:
+        codes: (records,) as `common.survival.encode`.
+        weights: (records,) mass of each.
+        shared: (records,) by the shared model.
+        adapted: (records,) after local adaptation.
+    """
+
+    codes: NDArray[np.int64]
+    weights: Floats
+    shared: Floats
+    adapted: Floats
 
 
 def plan_of(study: Study, arm: Arm) -> Plan:
@@ -66,46 +99,57 @@ def plan_of(study: Study, arm: Arm) -> Plan:
     return compile_study(parse_study(values, origin=f"arm {arm.kind!r}, rules"))
 
 
-def evaluate(model: nn.Module, params: Params, part: Part, *, ordinal: bool = False) -> Figures:
-    """Return the exact figures of a model on one part, every patient of unit mass."""
+def _scores(model: nn.Module, params: Params, part: Part) -> Floats:
+    """Return the probabilities that weights give a part's records, (records, classes)."""
     load_params(model, params)
-    scores = predict(model, part.x).numpy()
-    return figures(scores, part.y.numpy(), part.weights.numpy(), ordinal=ordinal)
+    scores: Floats = predict(model, part.x).numpy()
+    return scores
 
 
-def auc_of(model: nn.Module, params: Params, part: Part) -> float | None:
+def _judged(
+    shared: Floats, adapted: Floats, part: Part, label: Label, *, ranked: bool = False
+) -> Result:
+    """Return the exact figures of an arm's scores on one part, every patient of unit mass."""
+    risks = None
+    if label.event is not None:
+        codes, weights = part.y.numpy(), part.weights.numpy()
+        risks = Risks(codes, weights, shared[:, 1], adapted[:, 1])
+    found = [judge(scores, part, label, ranked=ranked) for scores in (shared, adapted)]
+    return Result(found[0], found[1], risks)
+
+
+def auc_of(model: nn.Module, params: Params, part: Part, label: Label) -> float | None:
     """Return the exact AUC alone, for a point of a learning curve."""
-    load_params(model, params)
-    return mean_auc(predict(model, part.x).numpy(), part.y.numpy(), part.weights.numpy())
+    return exact_auc(_scores(model, params, part), part, label)
 
 
 def shared_and_adapted(
     plan: Plan, params_of: Callable[[str], Params], cohorts: Mapping[str, Cohort]
 ) -> dict[str, Result]:
     """Evaluate a hospital's weights at every hospital, as they are and after local adaptation."""
-    model = build(plan.study)
-    spec = plan.study.adaptation
+    model, spec = build(plan.study), plan.study.adaptation
     results = {}
     for name, cohort in cohorts.items():
         params = params_of(name)
         adapted = adapt_locally(model, params, cohort.train, spec)
-        results[name] = Result(
-            shared=evaluate(model, params, cohort.holdout),
-            adapted=evaluate(model, adapted, cohort.holdout),
-        )
+        scores = [_scores(model, own, cohort.holdout) for own in (params, adapted)]
+        results[name] = _judged(*scores, cohort.holdout, plan.study.cohort.label, ranked=_ranks(model))
     return results
 
 
-def majority(cohorts: Mapping[str, Cohort], *, classes: int) -> dict[str, Result]:
+def _ranks(model: nn.Module) -> bool:
+    """Whether a model's scores only rank."""
+    return objective_of(model).whole_batch
+
+
+def majority(cohorts: Mapping[str, Cohort], label: Label) -> dict[str, Result]:
     """Give every patient the rate of each class among the hospital's training patients."""
     results = {}
     for name, cohort in cohorts.items():
-        mass = np.bincount(
-            cohort.train.y.numpy(), weights=cohort.train.weights.numpy(), minlength=classes
-        )
-        scores = np.tile(mass / mass.sum(), (len(cohort.holdout.y), 1))
-        found = figures(scores, cohort.holdout.y.numpy(), cohort.holdout.weights.numpy())
-        results[name] = Result(shared=found, adapted=found)
+        y, part = outcomes(cohort.train, label), cohort.holdout
+        mass = np.array([cohort.train.weights.numpy()[y == c].sum() for c, _ in enumerate(label.classes)])
+        scores = np.tile(mass / mass.sum(), (len(part.y), 1))
+        results[name] = _judged(scores, scores, part, label)
     return results
 
 
@@ -125,13 +169,14 @@ def local(
             params = _train_alone(
                 plan,
                 initial,
-                Patients(cohort.train, cohort.declared),
+                Patients(cohort.train, cohort.declared, cohort.classes),
                 seed=derive(seed, "local", name),
             )
         else:
             params = adapt_locally(model, initial, cohort.train, plan.study.adaptation)
-        found = evaluate(model, params, cohort.holdout)
-        results[name] = Result(shared=found, adapted=found)
+        scores = _scores(model, params, cohort.holdout)
+        label = plan.study.cohort.label
+        results[name] = _judged(scores, scores, cohort.holdout, label, ranked=_ranks(model))
     return results
 
 

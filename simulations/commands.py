@@ -42,7 +42,8 @@ Epsilon = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="The first seed.")]
 Split = Annotated[
-    str | None, typer.Option(help="'keyed', or 'stratified' to compare with published tables.")
+    str | None,
+    typer.Option(help="'keyed', or 'stratified' or 'given' to compare with published tables."),
 ]
 Resume = Annotated[
     Path | None,
@@ -104,6 +105,42 @@ def loho(
     _session("loho", study, out, options | {"data": data, "engine": engine}, resume, as_json)
 
 
+@app.command(epilog="Example: grandrounds sim fewshot rare_disease --data DATA --shots 5,20")
+def fewshot(
+    study: StudyFile = None,
+    data: Data = None,
+    out: Out = None,
+    engine: EngineName = None,
+    ways: Annotated[
+        str | None,
+        typer.Option(help="Classes of an episode: 'all' of the new hospital's, or a number."),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled patients of each class, with commas [default: 5,20]; of two classes "
+            "also pairs: 5/20 is 5 of the positive and 20 of the other."
+        ),
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Draws of labelled patients [default: 200].")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Methods, with commas: ARM+USE, or a baseline [default: the study's]."),
+    ] = None,
+    epsilon: Epsilon = None,
+    seed: Seed = None,
+    split: Split = None,
+    resume: Resume = None,
+    as_json: AsJson = False,
+) -> None:
+    """Meet a new hospital with a few labelled cases, each in turn, after training without it."""
+    own = {"ways": ways, "shots": shots, "episodes": episodes, "methods": methods}
+    options = {**own, "epsilon": epsilon, "seed": seed, "split": split}
+    _session("fewshot", study, out, options | {"data": data, "engine": engine}, resume, as_json)
+
+
 def _session(
     command: str,
     study: str | None,
@@ -115,14 +152,14 @@ def _session(
     with importing():
         from rich.console import Console
 
-        from simulations.session import COMPARISON, LEAVE_ONE_OUT, run_session
+        from simulations.session import WORKS, run_session
         from simulations.settings import resume_settings, start_settings
 
     if resume is not None:
         settings = resume_settings(resume, command=command, study=study, out=out, options=options)
     else:
         settings = start_settings(study, command=command, out=out, options=options)
-    work = {"run": COMPARISON, "loho": LEAVE_ONE_OUT}[command]
+    work = WORKS[command]
     metrics = run_session(settings, work, Console(stderr=True, highlight=False, soft_wrap=True))
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, allow_nan=False))

@@ -32,8 +32,8 @@ from simulations.hospitals import hospitals_of
 from simulations.ledger_timed import CHARGED_ROUNDS, ENTRIES, ledger_seconds
 from simulations.partitions.types import Hospital
 from simulations.rounds_timed import Round, Spread, logged_at, logged_rounds, spread
-from simulations.runner import scenario_of
 from simulations.stock_flower.loopback import stock_rounds
+from simulations.world import scenario_of
 
 HOSPITALS, ROUNDS = 4, 10
 

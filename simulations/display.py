@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from common.report.fewshot_tables import title_of
+from common.report.fewshot_values import (
+    FIGURES,
+    epsilon_of,
+    figures_of,
+    panels_of,
+    shots_of,
+    with_width,
+)
 from common.report.loho_values import averaged
+from common.report.values import C_INDICES, headline, is_graded, of_survival
 
 _SHORT = {"pooled_recalibrated": "pooled recalib."}
 
@@ -20,6 +31,10 @@ def print_comparison(console: Console, metrics: Mapping[str, Any]) -> None:
     if metrics["published"]:
         console.print(_published(metrics["published"]))
     console.print(_sites(metrics))
+    if metrics["retrieval"]:
+        console.print(_retrieval(metrics["retrieval"]))
+    if metrics["fewshot"]:
+        _print_new_hospitals(console, metrics["fewshot"])
     for remark in metrics["remarks"]:
         console.print(f"note: {remark}")
     _print_promise(console, metrics)
@@ -32,6 +47,37 @@ def print_leave_one_out(console: Console, metrics: Mapping[str, Any]) -> None:
     for remark in metrics["remarks"]:
         console.print(f"note: {remark}")
     _print_promise(console, metrics)
+
+
+def print_few_shot(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Print a table for each new hospital, their mean, and the promise."""
+    _print_new_hospitals(console, metrics)
+    for remark in metrics["remarks"]:
+        console.print(f"note: {remark}")
+    _print_promise(console, metrics)
+
+
+def _print_new_hospitals(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what fits a terminal; the report has the spread and what a method gains besides."""
+    for name, shots in panels_of(found):
+        table = Table(
+            title=title_of(found, name),
+            caption="columns: labelled patients a class; ±: 95% interval of the mean over episodes",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("method", no_wrap=True)
+        table.add_column("epsilon", justify="right", no_wrap=True)
+        of_two = found["measure"] == "auc"  # of more classes the accuracy says it all
+        named = figures_of(shots) if of_two else ["accuracy"]
+        figures = [(k, figure) for k in shots_of(found) for figure in named]
+        for k, figure in figures:
+            table.add_column(f"{k}\n{FIGURES[figure]}", justify="right", no_wrap=True)
+        for method in found["methods"]:
+            rows = {k: shots[k][method] for k in shots_of(found)}
+            cells = [with_width(rows[k], figure).replace("0.", ".") for k, figure in figures]
+            table.add_row(method, epsilon_of(found["methods"][method]), *cells)
+        console.print(table)
 
 
 def _left_out(metrics: Mapping[str, Any], shots: str) -> Table:
@@ -84,20 +130,30 @@ def _arms(metrics: Mapping[str, Any]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, caption=caption, padding=(0, 1, 0, 0))
     table.add_column("arm", no_wrap=True)
     table.add_column("epsilon", justify="right", no_wrap=True)
+    columns = _columns(metrics)
     for form in ("shared", "adapted"):
-        for figure in ("AUC", "acc.", "Brier"):
+        for figure in columns.values():
             table.add_column(f"{form}\n{figure}", justify="right", no_wrap=True)
     for name, arm in metrics["arms"].items():
         epsilon = f"{arm['epsilon']:.3g}" if arm["private"] else "-"
-        table.add_row(name, epsilon, *_figures(arm), *_figures(arm["adapted"]))
+        forms = (_figures(form, columns) for form in (arm, arm["adapted"]))
+        table.add_row(name, epsilon, *itertools.chain(*forms))
     return table
 
 
-def _figures(row: Mapping[str, Any]) -> list[str]:
-    auc = _number(row["mean_auc"]) + (
-        f" ±{row['sd_auc']:.3f}".replace("0.", ".") if row["sd_auc"] else ""
-    )
-    return [auc, _number(row["mean_accuracy"]), _number(row["mean_brier"])]
+def _columns(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return an arm's figures for a narrow screen: key in its row -> heading."""
+    if of_survival(metrics):
+        return {"mean_c_index": "C-index", "pooled_c_index": "pooled", "mean_auc": "AUC"}
+    kappa = {"mean_kappa": "kappa"} if is_graded(metrics) else {}
+    return {"mean_auc": "AUC", "mean_accuracy": "acc.", "mean_brier": "Brier", **kappa}
+
+
+def _figures(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    first, *others = columns
+    sd = row[first.replace("mean_", "sd_")]
+    spread = f" ±{sd:.3f}".replace("0.", ".") if sd else ""
+    return [_number(row[first]) + spread, *(_number(row[name]) for name in others)]
 
 
 def _published(published: Mapping[str, Any]) -> Table:
@@ -110,11 +166,31 @@ def _published(published: Mapping[str, Any]) -> Table:
     table.add_column("method")
     table.add_column("epsilon")
     headings = {"mean_auc": "AUC", "mean_accuracy": "acc.", "weighted_accuracy": "weighted acc."}
-    given = [key for key in headings if any(row[key] is not None for row in published["rows"])]
+    headings |= dict(C_INDICES)
+    given = [key for key in headings if any(row.get(key) is not None for row in published["rows"])]
     for key in given:
         table.add_column(headings[key], justify="right", no_wrap=True)
     for row in published["rows"]:
-        table.add_row(row["method"], row["epsilon"] or "-", *(_number(row[key]) for key in given))
+        table.add_row(
+            row["method"], row["epsilon"] or "-", *(_number(row.get(key)) for key in given)
+        )
+    return table
+
+
+def _retrieval(found: Mapping[str, Any]) -> Table:
+    table = Table(
+        title="Similar cases: holdout images among the hospital's own training images",
+        caption="mean over hospitals, first seed; P@k: share of the k nearest of the same class",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("body", no_wrap=True)
+    headings = [f"{letter}@{k}" for letter in "PR" for k in found["ks"]]
+    for heading in (*headings, "mAP", "chance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in {"none (inputs)": found["inputs"], **found["arms"]}.items():
+        shares = [row[what][str(k)] for what in ("precision", "recall") for k in found["ks"]]
+        table.add_row(name, *map(_number, (*shares, row["map"], row["chance"])))
     return table
 
 
@@ -127,7 +203,8 @@ def _sites(metrics: Mapping[str, Any]) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("hospital", no_wrap=True)
-    for heading in ("size", "AUC\nlocal", "\nshared", "\nadapted", "Brier\nlocal", "\nadapted"):
+    key, name = headline(metrics)
+    for heading in ("size", f"{name}\nlocal", "\nshared", "\nadapted", "Brier\nlocal", "\nadapted"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("AUC\nreleased", justify="right", no_wrap=True)
     for site in metrics["sites"]:
@@ -138,9 +215,9 @@ def _sites(metrics: Mapping[str, Any]) -> Table:
         table.add_row(
             site["name"],
             str(site["declared"]),
-            _number(alone and alone["auc"]),
-            _number(own["auc"]),
-            _number(own["adapted"]["auc"]),
+            _number(alone and alone[key]),
+            _number(own[key]),
+            _number(own["adapted"][key]),
             _number(alone and alone["brier"]),
             _number(own["adapted"]["brier"]),
             _released(site["private"]),

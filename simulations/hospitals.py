@@ -9,15 +9,25 @@ from typing import Any
 from common.errors import DataError
 from common.scenario import Simulation
 from common.study import Study
+from simulations.partitions.archives import archives
 from simulations.partitions.breast_cancer import breast_cancer
 from simulations.partitions.by_column import by_column
 from simulations.partitions.images import dealt_images
+from simulations.partitions.omniglot import omniglot
+from simulations.partitions.registry import registry
+from simulations.partitions.reviews import reviews
+from simulations.partitions.rows import dealt_rows
 from simulations.partitions.types import Hospital
 
 PARTITIONS: dict[str, Callable[..., list[Hospital]]] = {
     "breast_cancer": breast_cancer,
     "column": by_column,
     "images": dealt_images,
+    "archives": archives,
+    "omniglot": omniglot,
+    "rows": dealt_rows,
+    "reviews": reviews,
+    "registry": registry,
 }
 
 

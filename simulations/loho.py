@@ -34,8 +34,15 @@ from common.study import AdaptationSpec, Study
 from simulations.arms import plan_of, pooled
 from simulations.engines import Engine, open_engine
 from simulations.partitions.types import Hospital
-from simulations.runner import Say, check_quorum, notes_of, scenario_of
-from simulations.world import World, federated_params, world_of
+from simulations.world import (
+    Say,
+    World,
+    check_quorum,
+    federated_params,
+    notes_of,
+    scenario_of,
+    world_of,
+)
 
 ALONE = ("local_weak", "local_strong", "pooled_recalibrated")
 
@@ -106,8 +113,10 @@ def leave_one_out(study: Study, run_dir: Path, *, engine: str, say: Say) -> Leav
         say: Told what happens, a line each.
 
     Raises:
-        GrandroundsError: as `simulations.runner.compare`; the folder can be resumed.
+        GrandroundsError: as `simulations.runner.compare`, or the study is of survival; the folder
+            can be resumed.
     """
+    study.check_has_classes("sim loho")
     scenario = scenario_of(study)
     shared = ("pooled", *reversed(scenario.loho.arms))
     plans = {name: plan_of(study, scenario.arm_named(name)) for name in shared}

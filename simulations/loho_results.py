@@ -16,7 +16,7 @@ from common.report.loho_values import LEAVE_ONE_OUT
 from server.results import privacy_of, what_ran
 from simulations.loho import ALONE, Judged, LeaveOneOutRun, LeftOut
 from simulations.results import NOISE, same_algorithm, split_of
-from simulations.runner import scenario_of
+from simulations.world import scenario_of
 
 _FEW = 10  # with fewer hospitals the spread between them is barely known
 

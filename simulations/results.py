@@ -8,15 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.cohort.split import SPLIT_LABELS
 from common.metrics import Figures, mean_figures
 from common.plan import Plan
 from common.scenario import FEDERATED
 from common.study import Study
+from common.survival import c_index
 from server.results import pooled_of, privacy_of, released_of, spent_of, what_ran
 from server.store import Store
-from simulations.arms import NOTES
-from simulations.runner import Comparison, Outcome, scenario_of
+from simulations.arms import NOTES, Floats, Risks
+from simulations.fewshot.table import few_shot_table, remarks_of
+from simulations.runner import Comparison, Outcome
+from simulations.world import scenario_of
 
 NOISE = "seeded generator (simulation; a real site uses a cryptographic source)"
 
@@ -39,6 +44,8 @@ def metrics_of(
         "arms": {name: _arm(comparison, name) for name in comparison.outcomes},
         "sites": [_site(comparison, h.name, h.declared, released) for h in comparison.hospitals],
         "curves": comparison.curves,
+        "retrieval": comparison.retrieval,
+        "fewshot": comparison.few_shot and few_shot_table(comparison.few_shot),
         "pooled_private": pooled_of(released),
         "remarks": same_algorithm(comparison.plans.get("fedavg"), comparison.plans.get("reptile")),
         "published": scenario.published and scenario.published.model_dump(mode="json"),
@@ -70,15 +77,26 @@ def _arm(comparison: Comparison, name: str) -> dict[str, Any]:
     arm = scenario_of(comparison.study).arm_named(name)
     releases = arm.kind in FEDERATED or arm.kind == "pooled"
     private = plan.private and arm.kind != "majority" and arm.follows_privacy
-    note = NOTES[arm.kind] if not (releases and not private) else f"{NOTES[arm.kind]}; not private"
+    notes = [NOTES[arm.kind], arm.note, "not private" if releases and not private else ""]
+    ranks = [[s.risks for s in o.sites.values() if s.risks is not None] for o in outcomes]
     return {
         "kind": arm.kind,
-        "note": note,
+        "note": "; ".join(filter(None, notes)),
         "private": private,
         "epsilon": plan.epsilon if private else None,
         **_summary([[r.shared for r in o.sites.values()] for o in outcomes]),
-        "adapted": _summary([[r.adapted for r in o.sites.values()] for o in outcomes]),
+        "pooled_c_index": _mean([_pooled(sites, [r.shared for r in sites]) for sites in ranks]),
+        "adapted": _summary([[r.adapted for r in o.sites.values()] for o in outcomes])
+        | {"pooled_c_index": _mean([_pooled(sites, [r.adapted for r in sites]) for sites in ranks])},
     }
+
+
+def _pooled(sites: Sequence[Risks], risks: Sequence[Floats]) -> float | None:
+    """Return the concordance index over all hospitals' patients, pairs of two hospitals too."""
+    if not sites:
+        return None
+    codes, weights = ([getattr(s, name) for s in sites] for name in ("codes", "weights"))
+    return c_index(np.concatenate(codes), np.concatenate(risks), np.concatenate(weights))
 
 
 def _summary(seeds: Sequence[Sequence[Figures]]) -> dict[str, float | None]:
@@ -91,9 +109,12 @@ def _summary(seeds: Sequence[Sequence[Figures]]) -> dict[str, float | None]:
         "weighted_accuracy": _mean([m.accuracy for m in weighted]),
         "mean_brier": _mean([m.brier for m in means]),
         "mean_log_loss": _mean([m.log_loss for m in means]),
+        "mean_kappa": _mean([m.kappa for m in means]),
+        "mean_c_index": _mean([m.c_index for m in means]),
         "sd_auc": _sd([m.auc for m in means]),
         "sd_accuracy": _sd([m.accuracy for m in means]),
         "sd_brier": _sd([m.brier for m in means]),
+        "sd_c_index": _sd([m.c_index for m in means]),
     }
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.errors import RunError, StudyError
 from common.files import write_atomic
 from common.models import build, initial_params
 from common.params import Params
 from common.plan import Plan
-from common.scenario import FEDERATED, Arm, Simulation
+from common.scenario import FEDERATED, Arm
 from common.schema import dump_toml
 from common.study import Study
 from server.rounds.checkpoint import curve_rounds
@@ -27,10 +28,21 @@ from simulations.arms import (
     shared_and_adapted,
 )
 from simulations.engines import Engine, open_engine
+from simulations.fewshot.run import FewShotRun, check_world, meet_after, plans_of, rules_of
 from simulations.partitions.types import Hospital
-from simulations.world import World, federated_params, own_params, state_at, world_of
+from simulations.retrieval import retrieval_of
+from simulations.world import (
+    Say,
+    World,
+    check_quorum,
+    federated_params,
+    notes_of,
+    own_params,
+    scenario_of,
+    state_at,
+    world_of,
+)
 
-Say = Callable[[str], None]
 Curves = dict[str, list[tuple[int, float | None]]]
 
 
@@ -61,6 +73,8 @@ class Comparison:
         patients: Hospital -> (training patients, holdout patients), first seed.
         curves: Arm -> hospital -> (round, exact AUC of the shared model), first seed.
         notes: Hospital -> what its reader saw, with exact counts, first seed.
+        retrieval: How well shared bodies find similar images, first seed; else None.
+        few_shot: What hospitals that are new made of a few labelled cases, first seed; else None.
     """
 
     study: Study
@@ -72,20 +86,8 @@ class Comparison:
     patients: Mapping[str, tuple[int, int]]
     curves: Mapping[str, Curves]
     notes: Mapping[str, tuple[str, ...]]
-
-
-def scenario_of(study: Study) -> Simulation:
-    """Return the study's simulation table.
-
-    Raises:
-        StudyError: it has none.
-    """
-    if study.simulation is None:
-        raise StudyError(
-            f"study {study.name!r} has no [simulation] table",
-            remedy="add one: which hospitals, which seeds, which arms",
-        )
-    return study.simulation
+    retrieval: Mapping[str, Any] | None = None
+    few_shot: FewShotRun | None = None
 
 
 def main_arm_of(study: Study) -> str:
@@ -156,6 +158,12 @@ def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison
     ]
     for name, reason in worlds[0].left_out.items():
         say(f"{name} is {reason}")
+    everybody = worlds[0]
+    if scenario.fewshot.new:
+        rules = rules_of(study)
+        check_world(study, rules, everybody, rules.new)
+        plans_of(study, rules)
+        worlds = [world.without(*rules.new) for world in worlds]
     if any(arm.kind in FEDERATED for arm in arms.values()):
         check_quorum(study, taking_part=min(len(world.cohorts) for world in worlds))
     outcomes: dict[str, list[Outcome]] = {}
@@ -164,6 +172,7 @@ def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison
             started = time.monotonic()
             outcomes[name] = [_outcome(w, arm, name, plans[name], run_job) for w in worlds]
             say(f"{name}: {len(worlds)} seed(s) in {time.monotonic() - started:.1f} s")
+        few_shot = meet_after(study, everybody, run_job, say) if scenario.fewshot.new else None
     first = worlds[0]
     return Comparison(
         study=study,
@@ -175,40 +184,17 @@ def compare(study: Study, run_dir: Path, *, engine: str, say: Say) -> Comparison
         patients={n: (c.train.patients, c.holdout.patients) for n, c in first.cohorts.items()},
         curves={n: _curves(first, plans[n], o[0].job) for n, o in outcomes.items() if o[0].job},
         notes=notes_of(first),
+        retrieval=retrieval_of(
+            first,
+            {n: (plans[n], p, o[0].job) for n, o in outcomes.items() if (p := o[0].params)},
+        ),
+        few_shot=few_shot,
     )
-
-
-def check_quorum(study: Study, *, taking_part: int, left_out: int = 0) -> None:
-    """Refuse a quorum that no round can reach, before anything is trained.
-
-    Args:
-        study: Its quorum.
-        taking_part: How many hospitals are large enough.
-        left_out: How many of these are left out of a training.
-
-    Raises:
-        StudyError: the others are fewer than the quorum.
-    """
-    if study.rounds.quorum <= taking_part - left_out:
-        return
-    few, most = f"{taking_part} hospitals take part", taking_part - left_out
-    if left_out:
-        few += f", and leaving one out lowers the count to {most}"
-    raise StudyError(
-        f"rounds.quorum is {study.rounds.quorum}, and {few}",
-        remedy=f"lower rounds.quorum to {most} at most, or give more hospitals",
-    )
-
-
-def notes_of(world: World) -> dict[str, tuple[str, ...]]:
-    """Return what each hospital's partition and reader noted: exact, for a simulation's user."""
-    made = {hospital.name: hospital.notes for hospital in world.hospitals}
-    return {name: (*made[name], *cohort.notes) for name, cohort in world.cohorts.items()}
 
 
 def _outcome(world: World, arm: Arm, name: str, plan: Plan, run_job: Engine) -> Outcome:
     if arm.kind == "majority":
-        return Outcome(majority(world.cohorts, classes=len(plan.study.cohort.label.classes)))
+        return Outcome(majority(world.cohorts, plan.study.cohort.label))
     if arm.kind in FEDERATED:
         params, job = federated_params(world, name, plan, run_job)
         found = shared_and_adapted(
@@ -227,9 +213,13 @@ def _curves(world: World, plan: Plan, job: str | None) -> Curves:
     assert job is not None
     model = build(plan.study)
     curves: Curves = {name: [] for name in world.cohorts}
-    for number in sorted(curve_rounds(plan.study.rounds.count)):
+    last = plan.study.rounds.count
+    # Episodes leave a hospital's classes without a place in the space until the last round.
+    numbers = {last} if plan.study.learner.is_episodic else curve_rounds(last)
+    for number in sorted(numbers):
         params = state_at(world.run_dir, job, plan, number).model
         for name, cohort in world.cohorts.items():
             own = own_params(world, job, plan, name, params, after=number)
-            curves[name].append((number, auc_of(model, own, cohort.holdout)))
+            label = plan.study.cohort.label
+            curves[name].append((number, auc_of(model, own, cohort.holdout, label)))
     return curves

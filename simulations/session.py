@@ -1,4 +1,4 @@
-"""One `sim run` or `sim loho`: through interrupts and errors to the files of a run folder."""
+"""One run of a `sim` command: through interrupts and errors to the files of a run folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from common.study import Study
 from server.progress import live_progress
 from server.report import METRICS, write_pages
 from server.results import write_model
-from simulations.display import print_comparison, print_leave_one_out
+from simulations.display import print_comparison, print_few_shot, print_leave_one_out
+from simulations.fewshot.results import few_shot_metrics
+from simulations.fewshot.run import few_shot, rounds_of
 from simulations.loho import leave_one_out
 from simulations.loho_results import loho_metrics
 from simulations.results import metrics_of
-from simulations.runner import Say, compare, prepare, scenario_of
+from simulations.runner import compare, prepare
 from simulations.settings import Settings
+from simulations.world import Say, scenario_of
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -128,5 +131,17 @@ def _rounds_to_leave_out(study: Study) -> int:
     return len(scenario.loho.arms) * scenario.count * study.rounds.count
 
 
-COMPARISON = Work("run", _compare, _rounds_to_compare, print_comparison)
-LEAVE_ONE_OUT = Work("loho", _leave_one_out, _rounds_to_leave_out, print_leave_one_out)
+def _few_shot(settings: Settings, say: Say, started: float) -> Metrics:
+    run_dir, engine = settings.run_dir, scenario_of(settings.study).engine
+    found = few_shot(settings.study, run_dir, engine=engine, say=say)
+    return few_shot_metrics(found, run_dir, engine=engine, seconds=time.monotonic() - started)
+
+
+WORKS = {
+    work.command: work
+    for work in (
+        Work("run", _compare, _rounds_to_compare, print_comparison),
+        Work("loho", _leave_one_out, _rounds_to_leave_out, print_leave_one_out),
+        Work("fewshot", _few_shot, rounds_of, print_few_shot),
+    )
+}

@@ -1,4 +1,4 @@
-"""From the options of `sim run` and `sim loho` to what is to be done."""
+"""From the options of the `sim` commands to what is to be done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.embedded import find_study
 from common.errors import RunError, StudyError
 from common.plan import compile_study
 from common.study import Study, load_study, parse_study
-from simulations.runner import scenario_of
+from simulations.world import scenario_of
 
 DEFAULT_STUDY = "breast_cancer"
 _DIGITS = 9  # of a number of patients
@@ -39,7 +39,7 @@ class Settings:
 def start_settings(
     study_name: str | None, *, command: str, out: Path | None, options: Mapping[str, Any]
 ) -> Settings:
-    """Return the settings of a new run of that command, 'run' or 'loho'.
+    """Return the settings of a new run of that command: 'run', 'loho' or 'fewshot'.
 
     Raises:
         StudyError: the study or an option is not valid.
@@ -106,18 +106,33 @@ def _with_options(study: Study, options: Mapping[str, Any]) -> Study:
     changes: dict[str, Any] = {k: given[k] for k in plain if k in given}
     if "arms" in given:
         changes["arms"] = _listed(given["arms"])
-    loho: dict[str, Any] = {"draws": given["draws"]} if "draws" in given else {}
-    if "shots" in given:
-        loho["shots"] = _shots(given["shots"])
     scenario = scenario_of(study)
     if scenario.needs_data and "data" in given:
         changes["data"] = str(given["data"].resolve())
     simulation = scenario.model_dump(mode="json") | changes
-    simulation["loho"] |= loho
+    own = {"loho": _of_loho, "fewshot": _of_fewshot}.get(str(given.get("command")))
+    if own is not None:
+        simulation[given["command"]] |= own(given)
     values = study.model_dump(mode="json") | {"simulation": simulation}
     changed = parse_study(values, origin="options")
     _check_data(changed)
     return changed
+
+
+def _of_loho(given: Mapping[str, Any]) -> dict[str, Any]:
+    draws = {"draws": given["draws"]} if "draws" in given else {}
+    return draws | ({"shots": _shots(given["shots"])} if "shots" in given else {})
+
+
+def _of_fewshot(given: Mapping[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {k: given[k] for k in ("episodes",) if k in given}
+    if "ways" in given:
+        changes["ways"] = _ways(given["ways"])
+    if "shots" in given:
+        changes["shots"] = _shots_a_class(given["shots"])
+    if "methods" in given:
+        changes["methods"] = _listed(given["methods"])
+    return changes
 
 
 def _check_data(study: Study) -> None:
@@ -163,6 +178,36 @@ def _shots(text: str) -> list[int]:
                 remedy=remedy,
             )
     return [int(item) for item in listed]
+
+
+def _ways(text: str) -> int | str:
+    if text == "all":
+        return text
+    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS and int(text) > 1):
+        raise StudyError(
+            f"--ways is {text!r}", remedy="give 'all', or a whole number of classes from 2"
+        )
+    return int(text)
+
+
+def _shots_a_class(text: str) -> list[int | str]:
+    """Read numbers, and pairs such as 5/20, whose form the study's table checks."""
+    listed = _listed(text)
+    if not listed:
+        raise StudyError(
+            f"--shots is {text!r}: it has no number in it", remedy="give some: --shots 5,20"
+        )
+    return [item if "/" in item else _a_class(item) for item in listed]
+
+
+def _a_class(item: str) -> int:
+    if not (item.isascii() and item.isdecimal() and len(item) <= _DIGITS and int(item) > 0):
+        raise StudyError(
+            f"--shots has {item!r} in it",
+            remedy="give whole numbers from 1 with commas between them, or for two classes pairs: "
+            "--shots 5,20 or --shots 5/20",
+        )
+    return int(item)
 
 
 def _unused(path: Path) -> Path:

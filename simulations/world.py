@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from client.site import CohortConfig, write_site
 from common.cohort.parts import Cohort
 from common.cohort.read import read_cohort
 from common.errors import RunError, StudyError
+from common.learners import learner_for
 from common.learners.types import State
 from common.params import Params
 from common.plan import Plan, write_plan
@@ -24,6 +26,9 @@ from simulations.engines import Engine, Job
 from simulations.hospitals import hospitals_of
 from simulations.partitions.types import Hospital
 
+Say = Callable[[str], None]
+"""Told what happens, a line each."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -36,12 +41,12 @@ class World:
     left_out: dict[str, str]
     cohorts: dict[str, Cohort]
 
-    def without(self, name: str) -> World:
-        """Return the world in which that hospital takes no part."""
+    def without(self, *names: str) -> World:
+        """Return the world in which those hospitals take no part."""
         return replace(
             self,
-            hospitals=[h for h in self.hospitals if h.name != name],
-            cohorts={n: c for n, c in self.cohorts.items() if n != name},
+            hospitals=[h for h in self.hospitals if h.name not in names],
+            cohorts={n: c for n, c in self.cohorts.items() if n not in names},
         )
 
 
@@ -79,6 +84,48 @@ def _unfit(study: Study, declared: int) -> str:
     return ""
 
 
+def scenario_of(study: Study) -> Simulation:
+    """Return the study's simulation table.
+
+    Raises:
+        StudyError: it has none.
+    """
+    if study.simulation is None:
+        raise StudyError(
+            f"study {study.name!r} has no [simulation] table",
+            remedy="add one: which hospitals, which seeds, which arms",
+        )
+    return study.simulation
+
+
+def check_quorum(study: Study, *, taking_part: int, left_out: int = 0) -> None:
+    """Refuse a quorum that no round can reach, before anything is trained.
+
+    Args:
+        study: Its quorum.
+        taking_part: How many hospitals are large enough.
+        left_out: How many of these are left out of a training.
+
+    Raises:
+        StudyError: the others are fewer than the quorum.
+    """
+    if study.rounds.quorum <= taking_part - left_out:
+        return
+    few, most = f"{taking_part} hospitals take part", taking_part - left_out
+    if left_out:
+        few += f", and leaving one out lowers the count to {most}"
+    raise StudyError(
+        f"rounds.quorum is {study.rounds.quorum}, and {few}",
+        remedy=f"lower rounds.quorum to {most} at most, or give more hospitals",
+    )
+
+
+def notes_of(world: World) -> dict[str, tuple[str, ...]]:
+    """Return what each hospital's partition and reader noted: exact, for a simulation's user."""
+    made = {hospital.name: hospital.notes for hospital in world.hospitals}
+    return {name: (*made[name], *cohort.notes) for name, cohort in world.cohorts.items()}
+
+
 def federated_params(world: World, name: str, plan: Plan, run_job: Engine) -> tuple[Params, str]:
     """Run a plan over a world's hospitals, unless the run folder holds its result already.
 
@@ -104,11 +151,14 @@ def federated_params(world: World, name: str, plan: Plan, run_job: Engine) -> tu
 def own_params(
     world: World, job: str, plan: Plan, site: str, params: Params, *, after: int | None = None
 ) -> Params:
-    """Return shared weights with those that a hospital kept to itself, after a round or the last.
+    """Return a hospital's weights after a round or the last: the shared, and what is its own.
 
-    Only a simulation can see them.
+    Its own are those that the coordinator sends to it alone, and those that it keeps to itself;
+    only a simulation can see the latter.
     """
-    last = plan.study.rounds.count if after is None else after
+    last, learner = plan.study.rounds.count if after is None else after, learner_for(plan)
+    if learner.personal is not None:
+        params = learner.personal(state_at(world.run_dir, job, plan, last), site)
     folder = world.run_dir / "sites" / job / site
     return with_kept(folder, params, digest=plan.digest, run=job, before=last + 1)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,14 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from client.commands.shared import AsJson, Folder, check_spare, ledger_of
 from common.startup import importing
 
 if TYPE_CHECKING:
-    from client.ledger import Ledger
     from client.patients.predictor import Predictions
-
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print plain values instead.")]
 
 _SHOWN = 20  # rows on a screen; the file has all
 
@@ -122,17 +117,10 @@ def predict(
     """Predict new cases with the finished model. For research; not for clinical use."""
     with importing():
         from client.patients.predictor import predict_cases
-        from common.errors import SiteError
         from common.files import write_atomic
 
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise SiteError(
-            f"--out is {str(out)!r}, where no file can be written",
-            remedy="give the path of a file in a folder that is there",
-        )
-    if out is not None:
-        _check_spare(out, folder, cases)
-    with _ledger(folder) as ledger:
+    check_spare("--out", out, folder, cases)
+    with ledger_of(folder) as ledger:
         found = predict_cases(folder, ledger, cases, run=run, form=form)
     if out is not None:
         write_atomic(out, found.to_csv(), mode=0o600)
@@ -140,21 +128,6 @@ def predict(
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
         _print_predictions(found, out)
-
-
-def _check_spare(out: Path, folder: Path, cases: Path) -> None:
-    """Refuse to write over the new cases, the site's patients or a file of its folder."""
-    from client.site import load_site
-    from common.errors import SiteError
-
-    target = out.resolve()
-    sources = [cases, *(view.source.path for view in load_site(folder).views())]
-    within = target.is_relative_to(folder.resolve()) and target.exists()
-    if within or target in [path.resolve() for path in sources]:
-        raise SiteError(
-            f"--out is {str(out)!r}, which holds patients or belongs to the site",
-            remedy="give a new file for the probabilities",
-        )
 
 
 def _print_predictions(found: Predictions, out: Path | None) -> None:
@@ -186,7 +159,7 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
     with importing():
         from client.desk.site_report import site_values, write_report
 
-    with _ledger(folder) as ledger:
+    with ledger_of(folder) as ledger:
         values = site_values(folder, ledger)
     path = write_report(folder, values)
     if as_json:
@@ -195,16 +168,3 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"Written: {escape(str(path))}")
         console.print("It holds exact figures and is not to leave the hospital.")
-
-
-@contextmanager
-def _ledger(folder: Path) -> Iterator[Ledger]:
-    """Open the site's ledger for as long as the block takes."""
-    from client.ledger import Ledger
-    from client.site import load_site
-
-    ledger = Ledger(load_site(folder).ledger_path)
-    try:
-        yield ledger
-    finally:
-        ledger.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,45 @@ Cohort = Annotated[
         help="Which cohort of cohort.toml; by default the one approved for the study, else main.",
     ),
 ]
+
+
+def check_spare(option: str, out: Path | None, folder: Path, cases: Path) -> None:
+    """Refuse to write over the new cases, the site's patients or a file of its folder.
+
+    Raises:
+        SiteError: so, or no file can be written there.
+    """
+    from client.site import load_site
+    from common.errors import SiteError
+
+    if out is None:
+        return
+    if out.is_dir() or not out.parent.is_dir():
+        raise SiteError(
+            f"{option} is {str(out)!r}, where no file can be written",
+            remedy="give the path of a file in a folder that is there",
+        )
+    target = out.resolve()
+    sources = [cases, *(view.source.path for view in load_site(folder).views())]
+    within = target.is_relative_to(folder.resolve()) and target.exists()
+    if within or target in [path.resolve() for path in sources]:
+        raise SiteError(
+            f"{option} is {str(out)!r}, which holds patients or belongs to the site",
+            remedy="give a new file",
+        )
+
+
+@contextmanager
+def ledger_of(folder: Path) -> Iterator[Ledger]:
+    """Open the site's ledger for as long as the block takes."""
+    from client.ledger import Ledger
+    from client.site import load_site
+
+    ledger = Ledger(load_site(folder).ledger_path)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 
 def show(values: Any, text: str, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from client.commands import approval as approval_commands
 from client.commands import check as check_command
 from client.commands import desk as desk_commands
 from client.commands import patients as patients_commands
+from client.commands import retrieve as retrieve_command
 from client.commands import setup as setup_commands
 from client.commands.shared import AsJson, Folder, show
 from common.startup import importing
@@ -90,3 +91,4 @@ def stop(folder: Folder, as_json: AsJson = False) -> None:
 
 desk_commands.register(app)
 patients_commands.register(app)
+retrieve_command.register(app)

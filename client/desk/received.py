@@ -18,7 +18,7 @@ from client.site import load_site
 from common.codec import decode
 from common.errors import SiteError, WireError
 from common.files import write_atomic
-from common.models import build, params_of
+from common.models import shapes_of
 from common.params import Params, misfit
 from common.plan import Plan, read_plan, write_plan
 
@@ -174,7 +174,7 @@ def _plan_file(folder: Path, run: str) -> Path:
 
 def _check(params: Params, plan: Plan, *, what: str) -> Params:
     """Return the weights in the model's own order, or say what does not fit."""
-    like = params_of(build(plan.study))
+    like = shapes_of(plan.study)
     wrong = misfit(params, like)
     if wrong is not None:
         raise WireError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from client.ledger import Ledger
@@ -13,11 +13,15 @@ from client.patients.withdrawal import withdrawn_at
 from client.site import Site
 from common.cohort.parts import Cohort, Part
 from common.cohort.read import read_cohort
-from common.cohort.schema import CohortSchema
+from common.cohort.schema import CohortSchema, Label
 from common.errors import GrandroundsError
+from common.judging import outcomes
 from common.models import build, pick_device
 from common.plan import Plan
 from common.privacy.accounting import delta_limit
+from common.survival import CENSORED
+
+_UNKNOWN = "censored before the horizon"
 
 EYES = "for the hospital's eyes only: exact figures, not to be sent anywhere"
 
@@ -40,7 +44,7 @@ def check_up(site: Site, ledger: Ledger, plan: Plan) -> dict[str, Any]:
     """
     cohort = read_cohort(site.source, plan.study.cohort, without=withdrawn_at(site.folder, ledger))
     parts = {"train": cohort.train, "holdout": cohort.holdout}
-    classes = plan.study.cohort.label.classes
+    label = plan.study.cohort.label
     patients = sum(part.patients for part in parts.values())
     return {
         "note": EYES,
@@ -50,7 +54,7 @@ def check_up(site: Site, ledger: Ledger, plan: Plan) -> dict[str, Any]:
         "approved": site.plan_path(plan.digest) is not None,
         "patients": patients,
         "declared": site.cohort.declared,
-        "parts": {name: _part(part, classes) for name, part in parts.items()},
+        "parts": {name: _part(part, label) for name, part in parts.items()},
         "ranges": _ranges(cohort, plan.study.cohort),
         "notes": list(cohort.notes),
         "device": _device(site),
@@ -60,15 +64,19 @@ def check_up(site: Site, ledger: Ledger, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _part(part: Part, classes: tuple[str, ...]) -> dict[str, Any]:
-    by_class = Counter(part.y.tolist())
-    sick = {c: int(torch.unique(part.patient[part.y == c]).numel()) for c in range(len(classes))}
+def _part(part: Part, label: Label) -> dict[str, Any]:
+    """Count a part's patients and records; of survival also those censored before the horizon."""
+    y, patient = outcomes(part, label), part.patient.numpy()
+    names = dict(enumerate(label.classes))
+    if label.event is not None:
+        names[CENSORED] = _UNKNOWN
     return {
         "patients": part.patients,
         "records": int(part.y.numel()),
         "most_records": part.most_records,
         "classes": {
-            name: {"records": by_class[c], "patients": sick[c]} for c, name in enumerate(classes)
+            name: {"records": int((y == c).sum()), "patients": len(np.unique(patient[y == c]))}
+            for c, name in names.items()
         },
     }
 
@@ -116,11 +124,9 @@ def _problems(site: Site, ledger: Ledger, plan: Plan, cohort: Cohort, patients: 
             "ask for a study with a smaller delta"
         )
     for name, part in (("train", cohort.train), ("holdout", cohort.holdout)):
-        absent = set(range(len(plan.study.cohort.label.classes))) - set(part.y.tolist())
-        found += [
-            f"no {name} patient is of class {plan.study.cohort.label.classes[c]!r}"
-            for c in sorted(absent)
-        ]
+        label = plan.study.cohort.label
+        absent = set(range(len(label.classes))) - set(outcomes(part, label).tolist())
+        found += [f"no {name} patient is of class {label.classes[c]!r}" for c in sorted(absent)]
     if has_changed(site, ledger, plan.study.cohort):
         found.append(
             "the files are others than those approved, so the agent refuses: look why, then "

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from torch import nn
 
 from client.desk.cohorts import site_of
 from client.desk.received import Received
@@ -15,12 +14,22 @@ from client.patients.withdrawal import withdrawn_at
 from client.site import Site
 from common.auc import auc_estimate
 from common.cohort.parts import Cohort, Part
-from common.cohort.read import read_cohort
+from common.cohort.read import CohortSource, Named, read_named
+from common.cohort.schema import CohortSchema, Label
+from common.judging import judge, outcomes
 from common.learners.adaptation import adapt_locally
-from common.metrics import figures
-from common.models import build, initial_params, load_params, pick_device, predict
+from common.models import (
+    Classifier,
+    build,
+    initial_params,
+    load_params,
+    objective_of,
+    pick_device,
+    predict,
+)
 from common.params import Params
 from common.report.site_values import Judged
+from common.survival import CENSORED
 
 _Z = 1.959964  # 95%
 
@@ -40,7 +49,7 @@ class Bench:
     received: Received
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> Classifier:
         """The study's model on the site's device; weights are loaded for each use."""
         return build(self.received.plan.study).to(pick_device(self.site.device))
 
@@ -52,9 +61,17 @@ class Bench:
             DataError: they cannot be read.
             SiteError: cohort.toml no longer has that cohort.
         """
-        without, plan = withdrawn_at(self.site.folder, self.ledger), self.received.plan
-        source = site_of(self.site, self.ledger, plan.digest).source
-        return read_cohort(source, plan.study.cohort, without=without)
+        return self.read(self.received.plan.study.cohort)[0]
+
+    @property
+    def source(self) -> CohortSource:
+        """Where those patients are."""
+        return site_of(self.site, self.ledger, self.received.plan.digest).source
+
+    def read(self, schema: CohortSchema) -> tuple[Cohort, tuple[Named, Named]]:
+        """Return those patients through a schema, and who they are; errors as of `cohort`."""
+        without = withdrawn_at(self.site.folder, self.ledger)
+        return read_named(self.source, schema, without=without)
 
     @cached_property
     def adapted(self) -> Params:
@@ -69,25 +86,21 @@ class Bench:
     def judge(self, params: Params) -> Judged:
         """Return exact figures of the weights on the hospital's holdout patients."""
         load_params(self.model, params)
-        part = self.cohort.holdout
-        ordinal = self.received.plan.study.cohort.label.ordinal
-        return judged(predict(self.model, part.x).numpy(), part, ordinal=ordinal)
+        part, label = self.cohort.holdout, self.received.plan.study.cohort.label
+        ranked = objective_of(self.model).whole_batch
+        return judged(predict(self.model, part.x).numpy(), part, label, ranked=ranked)
 
     def _fit(self, center: Params) -> Params:
         spec = self.received.plan.study.adaptation
         return adapt_locally(self.model, center, self.cohort.train, spec)
 
 
-def judged(scores: np.ndarray, part: Part, *, ordinal: bool = False) -> Judged:
-    """Return the exact figures of one model on one part, every patient of unit mass.
-
-    Args:
-        scores: (records, classes) probabilities.
-        part: The patients.
-        ordinal: Whether the classes are grades.
-    """
-    labels, weights = part.y.numpy(), part.weights.numpy()
-    found = figures(scores, labels, weights, ordinal=ordinal)
+def judged(scores: np.ndarray, part: Part, label: Label, *, ranked: bool = False) -> Judged:
+    """Return the exact figures of one model on one part; arguments as `common.judging.judge`."""
+    found = judge(scores, part, label, ranked=ranked)
+    labels = outcomes(part, label)
+    known = labels != CENSORED
+    scores, labels, weights = scores[known], labels[known], part.weights.numpy()[known]
     low, high = (None, None)
     if scores.shape[1] == 2 and found.auc is not None:
         positives, negatives = (float(weights[labels == c].sum()) for c in (1, 0))
@@ -96,7 +109,7 @@ def judged(scores: np.ndarray, part: Part, *, ordinal: bool = False) -> Judged:
         "figures": found.to_json(),
         "auc_low": low,
         "auc_high": high,
-        "tenths": _tenths(scores, labels == 1, weights) if scores.shape[1] == 2 else [],
+        "tenths": _tenths(scores, labels == 1, weights) if scores.shape[1] == 2 and not ranked else [],
     }
 
 

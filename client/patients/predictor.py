@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from common.errors import DataError, SiteError
 from common.models import load_params, predict
 from common.report.site_values import Judged
 from common.report.values import show
+from common.study import Study
 
 Form = Literal["received", "adapted"]
 
@@ -88,11 +90,7 @@ class Predictions:
 
     def to_csv(self) -> str:
         """Return the rows as comma-separated text; every row is marked."""
-        rows, text = self.rows(), io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_of(self.rows())
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
@@ -107,6 +105,19 @@ class Predictions:
             "notes": list(self.notes),
             "predictions": self.rows(),
         }
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same columns as comma-separated text.
+
+    >>> csv_of([{"record": 1, "patient": "x"}])
+    'record,patient\\n1,x\\n'
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def predict_cases(
@@ -158,9 +169,20 @@ def _about(bench: Bench, form: Form, found: Judged | str) -> tuple[str, ...]:
         )
     else:
         said = f"Probabilities by {what}, as received: {RESEARCH}."
+    said += _of_survival(study)
     if isinstance(found, str):
         return said, f"How well it does on this hospital's own patients is not known ({found})."
     return said, _how_well(found)
+
+
+def _of_survival(study: Study) -> str:
+    """Say what a probability is of, where it is of an event in time."""
+    label = study.cohort.label
+    if label.horizon is None:
+        return ""
+    if study.model.likelihood == "cox":
+        return " They rank patients by risk, and are no probabilities (Cox's partial likelihood)."
+    return f" A probability is that of {label.classes[1]!r} by {label.column} = {label.horizon:g}."
 
 
 def _how_well(found: Judged) -> str:
@@ -175,6 +197,10 @@ def _how_well(found: Judged) -> str:
         f"On this hospital's own {show(figures['patients'], 0)} holdout patients its AUC is "
         f"{show(figures['auc'], 2)}{ends} and its Brier score {show(figures['brier'], 3)}"
     )
+    if figures["kappa"] is not None:
+        said += f"; its quadratic weighted kappa of the grade is {show(figures['kappa'], 2)}"
+    if figures["c_index"] is not None:
+        said += f"; its concordance index with the times is {show(figures['c_index'], 2)}"
     slope, ratio = figures["calibration_slope"], figures["observed_expected"]
     if slope is None or ratio is None:
         return f"{said}; its calibration could not be measured on them, so read no risk off it."

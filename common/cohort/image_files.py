@@ -20,6 +20,16 @@ from common.cohort.schema import Image
 
 _PNG, _JPEG, _DICOM = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"DICM"
 _SIXTEEN_BITS = {"I", "I;16", "I;16B", "I;16L"}
+HEADER = 132  # bytes by which the kind is told
+
+
+def is_image_file(raw: bytes) -> bool:
+    """Tell whether a file that begins so is a PNG, JPEG or DICOM file.
+
+    >>> is_image_file(_PNG), is_image_file(b"patient,number")
+    (True, False)
+    """
+    return raw.startswith((_PNG, _JPEG)) or raw[128:HEADER] == _DICOM
 
 
 def read_image_file(raw: bytes, image: Image) -> Floats:
@@ -34,7 +44,7 @@ def read_image_file(raw: bytes, image: Image) -> Floats:
     """
     if raw.startswith((_PNG, _JPEG)):
         decode = _read_picture
-    elif raw[128:132] == _DICOM:
+    elif raw[128:HEADER] == _DICOM:
         decode = read_dicom
     else:
         raise UnusableImage(

@@ -133,7 +133,9 @@ def _check_numbers(path: Path, images: NDArray[np.generic]) -> None:
         )
 
 
-def one_each(path: Path, name: str, array: NDArray[Any], records: int) -> list[str]:
+def one_each(
+    path: Path, name: str, array: NDArray[Any], records: int, *, what: str = "image"
+) -> list[str]:
     """Return an array of one value a record, (records,) or (records, 1), as text.
 
     Raises:
@@ -141,8 +143,8 @@ def one_each(path: Path, name: str, array: NDArray[Any], records: int) -> list[s
     """
     if array.shape not in ((records,), (records, 1)):
         raise DataError(
-            f"cohort file {str(path)!r}: array {name!r} is {array.shape} for {records} images",
-            remedy="export one value for each image",
+            f"cohort file {str(path)!r}: array {name!r} is {array.shape} for {records} {what}s",
+            remedy=f"export one value for each {what}",
         )
     # NaN, which alone differs from itself, is how a number is missing.
     return ["" if v != v else str(v) for v in array.reshape(records)]

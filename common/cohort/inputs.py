@@ -15,12 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.cohort import images
+from common.cohort.image_files import HEADER, is_image_file, read_image_file
 from common.cohort.index import read_index
 from common.cohort.parquet import is_parquet
-from common.cohort.pixels import encode_image
+from common.cohort.pixels import UnusableImage, encode_image
 from common.cohort.records import Records
-from common.cohort.schema import CohortSchema, Feature
+from common.cohort.schema import CohortSchema, Feature, Image
 from common.cohort.table import encode_features, incomplete, read_table, read_table_records
+from common.cohort.texts import read_texts
 from common.errors import DataError
 
 
@@ -42,11 +44,11 @@ class Inputs:
 
 
 def read_inputs(path: Path, schema: CohortSchema) -> Inputs:
-    """Read new cases: a table, an npz archive, or an index of image files.
+    """Read new cases: a table, an archive, an index of image files, or one image file.
 
     Args:
         path: As a cohort's file (`common.cohort.read.CohortSource`); the outcome's column or array
-            may be absent, also from a table without a header line.
+            may be absent, also from a table without a header line. Or one PNG, JPEG or DICOM file.
         schema: The study's.
 
     Raises:
@@ -57,15 +59,20 @@ def read_inputs(path: Path, schema: CohortSchema) -> Inputs:
             f"input file {str(path)!r} does not exist or is no file",
             remedy="check the path of the new cases",
         )
-    is_archive = path.suffix == ".npz"
-    if is_archive and schema.image is None:
+    is_archive, is_image = path.suffix == ".npz", _is_image(path)
+    if schema.features and (is_archive or is_image):
+        held = "holds images" if is_archive else "is an image"
         raise DataError(
-            f"input file {str(path)!r} holds images, and the study expects a table",
+            f"input file {str(path)!r} {held}, and the study expects a table",
             remedy="give a CSV or Parquet file with the study's columns",
         )
     try:
+        if schema.text is not None:
+            return _of_records(read_texts(path, schema, with_labels=False), schema)
         if schema.image is None:
             return _table(path, schema)
+        if is_image:
+            return _one_image(path, schema.image)
         return _archive(path, schema) if is_archive else _index(path, schema)
     except DataError as error:
         told = error.message.replace("cohort file", "input file", 1)
@@ -80,6 +87,8 @@ def read_patients(path: Path, schema: CohortSchema) -> list[str]:
     Raises:
         DataError: the file is missing or malformed, or lacks the column.
     """
+    if schema.text is not None:
+        return read_texts(path, schema).patients
     if schema.image is None:
         return read_table_records(path, schema).patients
     is_archive = path.suffix == ".npz"
@@ -120,6 +129,23 @@ def _index(path: Path, schema: CohortSchema) -> Inputs:
     return _of_records(read_index(path, _labelled_by(schema, schema.image.file)), schema)
 
 
+def _is_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_image_file(file.read(HEADER))
+    except OSError:
+        return False  # the reader itself says what is wrong
+
+
+def _one_image(path: Path, image: Image) -> Inputs:
+    try:
+        x = encode_image(read_image_file(path.read_bytes(), image), image)
+    except UnusableImage as error:
+        told = f"input file {str(path)!r} {error.reason}"
+        raise DataError(told, remedy=error.remedy) from None
+    return Inputs(x[None], None, np.zeros(1, dtype=np.bool_))
+
+
 def _archive(path: Path, schema: CohortSchema) -> Inputs:
     image = schema.image
     assert image is not None  # the caller reads an archive for images only
@@ -143,7 +169,7 @@ def _of_records(records: Records, schema: CohortSchema) -> Inputs:
 
 def _labelled_by(schema: CohortSchema, column: str) -> CohortSchema:
     """Return the schema with a column that is there in the outcome's place; it is not read."""
-    label = schema.label.model_copy(update={"column": column})
+    label = schema.label.model_copy(update={"column": column, "event": None})
     return schema.model_copy(update={"label": label})
 
 
@@ -151,7 +177,7 @@ def _without_outcome(path: Path, schema: CohortSchema) -> CohortSchema:
     """Return the schema of a file without a header line that leaves the outcome's column out."""
     if not schema.columns or is_parquet(path):
         return schema
-    rest = tuple(column for column in schema.columns if column != schema.label.column)
+    rest = tuple(column for column in schema.columns if column not in schema.label.columns)
     if _first_width(path) != len(rest):
         return schema
     return schema.model_copy(update={"columns": rest})

@@ -21,7 +21,7 @@ class Part:
         draws: Two uniforms of each patient, (patients, 2), float64, from a keyed hash of the id
             (`common.cohort.split.task_draws`): what parts patients again, for good. None where
             nothing is to be parted.
-        views: Of a step's sample, how each copy of a record is to be altered, (records, copies, 3),
+        views: Of a step's sample, how each copy of a record is to be altered, (records, copies, 4),
             int64 (`common.privacy.augmentation`). None: each record once, as it is.
     """
 

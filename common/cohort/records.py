@@ -16,13 +16,16 @@ class Records:
 
     Attributes:
         x: Inputs, (records, *input_shape), float32.
-        labels: Each record's outcome, as text.
+        labels: Each record's outcome, as text; of survival, whether its time ended with the event.
         patients: Each record's patient.
         contents: A hash of each record's raw bytes, by which exact copies are known.
         incomplete: Whether a declared feature is missing, (records,).
         notes: What was clamped, missing or resized: for the site's own eyes.
         missing: How many records miss each feature that any misses: (feature, records).
         left_out: How many records of the file are not here; `missing` is of these as well.
+        times: Of survival, each record's time, as text.
+        parts: Where the file has a column 'part', what it says of each record.
+        numbers: Each record's number in the file, from 1, where some were left out.
     """
 
     x: NDArray[np.float32]
@@ -33,6 +36,14 @@ class Records:
     notes: tuple[str, ...] = ()
     missing: tuple[tuple[str, int], ...] = ()
     left_out: int = 0
+    times: list[str] | None = None
+    parts: list[str] | None = None
+    numbers: NDArray[np.int64] | None = None
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Each record's number in the file, from 1, (records,)."""
+        return np.arange(1, len(self.labels) + 1) if self.numbers is None else self.numbers
 
     def select(self, kept: NDArray[np.bool_], *, note: str) -> Records:
         """Return the records for which `kept` holds, with one note more.
@@ -48,6 +59,9 @@ class Records:
             (*self.notes, note),
             self.missing,
             self.left_out + int((~kept).sum()),
+            None if self.times is None else list(compress(self.times, kept)),
+            None if self.parts is None else list(compress(self.parts, kept)),
+            self.places[kept],
         )
 
 

@@ -6,6 +6,7 @@ All of it is public and declared beforehand; no constant here is measured on pat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -88,6 +89,13 @@ class Label(Table):
             cohort.toml, in order, as its column has them; here they are 'class 1', 'class 2', ...
         ways: With `own`, the most classes that a hospital can have.
         ordinal: Whether the classes are grades: each more than the one before it.
+        event: Column that says whether `column`, a time in whole units, ended with the event or
+            without (censored): a study of survival. Its two classes, no event and event, are those
+            of this column, by default 0 and 1.
+        edges: Of survival, the ends of the intervals in which events are counted, in the column's
+            unit; the first begins at 0.
+        horizon: Of survival, one of the edges, the last by default: the risk that is told and
+            judged is of the event up to there.
     """
 
     column: str = "label"
@@ -96,6 +104,47 @@ class Label(Table):
     own: Annotated[bool, Field(strict=True)] = False
     ways: Annotated[int, Field(ge=2, le=10_000, strict=True)] | None = None
     ordinal: Annotated[bool, Field(strict=True)] = False
+    event: str | None = None
+    edges: tuple[Positive, ...] = ()
+    horizon: Positive | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that tell the outcome."""
+        return (self.column,) if self.event is None else (self.column, self.event)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _last_edge_is_the_horizon(cls, values: Any) -> Any:
+        """Let a study leave out the horizon, which its digest has to cover."""
+        edges = values.get("edges") if isinstance(values, dict) else None
+        if isinstance(edges, list | tuple) and edges and values.get("horizon") is None:
+            return {**values, "horizon": edges[-1]}
+        return values
+
+    @model_validator(mode="after")
+    def _is_of_survival_or_not(self) -> Label:
+        if self.event is None:
+            if self.edges or self.horizon is not None:
+                raise ValueError(
+                    "edges and horizon are of survival, and event is not given: name the column "
+                    "that says whether the time ended with the event, or leave them out"
+                )
+            return self
+        if self.event == self.column:
+            raise ValueError(
+                f"column and event are both {self.column!r}: the time is one, its end another"
+            )
+        if self.own or self.ordinal or len(self.classes) != 2:
+            raise ValueError(
+                f"event is {self.event!r} (survival), which has two classes, no event and event: "
+                "leave own and ordinal out, and name two classes"
+            )
+        if not self.edges or any(a >= b for a, b in pairwise(self.edges)):
+            raise ValueError(f"edges is {list(self.edges)}: give increasing times above 0")
+        if self.horizon not in self.edges:
+            raise ValueError(f"horizon is {self.horizon:g}: give one of edges {list(self.edges)}")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -245,6 +294,24 @@ class Image(Table):
         return self
 
 
+class Text(Table):
+    """What every text becomes: `size` inputs of its words' counts, of length 1 together.
+
+    Attributes:
+        words: Columns of the hashed vocabulary in which the cohort's file counts words.
+        size: Inputs to which these are hashed further (`common.cohort.texts`).
+    """
+
+    words: Annotated[int, Field(ge=2, le=2**24, strict=True)]
+    size: Annotated[int, Field(ge=2, le=2**16, strict=True)] = 1024
+
+    @model_validator(mode="after")
+    def _becomes_no_wider(self) -> Text:
+        if self.size > self.words:
+            raise ValueError(f"size is {self.size} and words {self.words}: give at most as many")
+        return self
+
+
 class CohortSchema(Table):
     """What the study expects of every hospital's cohort.
 
@@ -269,18 +336,29 @@ class CohortSchema(Table):
     label: Label
     features: tuple[Feature, ...] = ()
     image: Image | None = None
+    text: Text | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one record: (features,), or (channels, size, size) of images without maps."""
+        if self.text is not None:
+            return (self.text.size,)
         if self.image is not None:
             return self.image.input_shape
         return (sum(f.width for f in self.features),)
 
     @model_validator(mode="after")
-    def _table_or_images(self) -> CohortSchema:
-        if bool(self.features) == (self.image is not None):
-            raise ValueError("give either cohort.features (a table) or cohort.image, and not both")
+    def _one_kind_of_input(self) -> CohortSchema:
+        kinds = (bool(self.features), self.image is not None, self.text is not None)
+        if sum(kinds) != 1:
+            raise ValueError(
+                "give one of cohort.features (a table), cohort.image and cohort.text, and no more"
+            )
+        if self.label.event is not None and not self.features:
+            raise ValueError(
+                f"label.event is {self.label.event!r}, and times to an event are read from tables "
+                "only: leave cohort.image and cohort.text out"
+            )
         names = [f.name for f in self.features]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -291,8 +369,8 @@ class CohortSchema(Table):
 
     @model_validator(mode="after")
     def _complete_cases_of_what_can_be_missing(self) -> CohortSchema:
-        if self.complete_cases and self.image is not None:
-            raise ValueError("complete_cases is for tables: an image has no missing values")
+        if self.complete_cases and not self.features:
+            raise ValueError("complete_cases is for tables: nothing else has missing values")
         idle = [f.name for f in self.features if f.indicator or f.kind == "missing"]
         if self.complete_cases and idle:
             raise ValueError(

@@ -6,9 +6,9 @@ Guarantees
     parts composes in parallel. One key and one fraction hold for a site's whole life: a patient who
     once evaluated must never train, or the two prices would add up.
 
-    The stratified split exists for comparing with published tables. It looks at everybody's
-    outcome, so one patient more can move others from part to part: epsilon then holds only given
-    the split.
+    Two splits exist for comparing with published tables. The stratified one looks at everybody's
+    outcome, so one patient more can move others from part to part; one that the file gives was made
+    by others, who may have looked at everybody too. Epsilon then holds only given the split.
 """
 
 from __future__ import annotations
@@ -22,11 +22,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SplitKind = Literal["keyed", "stratified"]
+from common.errors import DataError
+
+SplitKind = Literal["keyed", "stratified", "given"]
+
+PART = "part"
+"""The column of a file that gives its own split: 'train', or 'test' for those who evaluate."""
 
 SPLIT_LABELS: dict[str, str] = {
     "keyed": "keyed hash of the patient id",
     "stratified": "stratified (research split: epsilon holds only given the split)",
+    "given": "given by the file, as published (research split: epsilon holds only given the split)",
 }
 
 
@@ -97,3 +103,35 @@ def stratified_split(
         group = [i for i in order if outcomes[i] == outcome]
         train[group[: round(train_fraction * len(group))]] = True
     return train
+
+
+def given_split(
+    patients: Sequence[str], units: Sequence[int], parts: Sequence[str]
+) -> NDArray[np.bool_]:
+    """Return whether each patient trains as the file says, (patients,).
+
+    Args:
+        patients: Ids, one a patient.
+        units: Each record's patient, as an index into `patients`.
+        parts: What the file says of each record.
+
+    Raises:
+        DataError: a record's part is neither 'train' nor 'test', or not that of its patient's
+            other records.
+
+    >>> given_split(["a", "b"], [0, 1, 1], ["train", "test", "test"]).tolist()
+    [True, False]
+    """
+    found: dict[int, str] = {}
+    for record, (patient, part) in enumerate(zip(units, parts, strict=True), start=1):
+        if part not in ("train", "test"):
+            raise DataError(
+                f"record {record} has {part!r} in column {PART!r}, which is neither train nor test",
+                remedy="mend the record, or split by 'keyed'",
+            )
+        if found.setdefault(patient, part) != part:
+            raise DataError(
+                f"patient {patients[patient]!r} has records of both parts in column {PART!r}",
+                remedy="give all records of a patient the same part, or split by 'keyed'",
+            )
+    return np.array([found[patient] == "train" for patient in range(len(patients))], dtype=np.bool_)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.cohort.parquet import is_parquet, read_parquet
 from common.cohort.records import Records, fingerprint
 from common.cohort.schema import CohortSchema, Feature
-from common.cohort.split import content_ids
+from common.cohort.split import PART, content_ids
 from common.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -36,14 +36,17 @@ def read_table_records(path: Path, schema: CohortSchema) -> Records:
         (f.name, int(_is_missing(frame[f.source], f, schema).sum())) for f in schema.features
     ]
     contents = ["\x1f".join(row).encode() for row in frame.to_numpy()]
+    label = schema.label
     return Records(
         x=features.astype(np.float32),
-        labels=frame[schema.label.column].tolist(),
+        labels=frame[label.columns[-1]].tolist(),
         patients=frame[schema.patient].tolist() if schema.patient else content_ids(contents),
         contents=[fingerprint(content) for content in contents],
         incomplete=incomplete(frame, schema),
         notes=tuple(notes),
         missing=tuple((name, count) for name, count in missing if count),
+        times=None if label.event is None else frame[label.column].tolist(),
+        parts=frame[PART].tolist() if PART in frame.columns else None,
     )
 
 
@@ -60,7 +63,7 @@ def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
     frame = read_parquet(path) if is_parquet(path) else read_csv(path, schema.columns)
     if frame.empty:
         raise DataError(f"cohort file {str(path)!r} is empty", remedy="give a file with patients")
-    needed = [f.source for f in schema.features] + [schema.label.column]
+    needed = [f.source for f in schema.features] + list(schema.label.columns)
     needed += [schema.patient] if schema.patient else []
     needed += [schema.image.file] if schema.image else []
     absent = [c for c in needed if c not in frame.columns]
@@ -69,7 +72,7 @@ def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
             f"cohort file {str(path)!r} has no column {absent[0]!r} "
             f"(it has {', '.join(map(str, frame.columns[:12]))})",
             remedy="export that column, or name it in the study "
-            "(cohort.columns, feature.column, label.column, image.file)",
+            "(cohort.columns, feature.column, label.column, label.event, image.file)",
         )
     return frame
 

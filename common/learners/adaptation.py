@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from common.cohort.parts import Part
-from common.models import load_params, objective_of, params_of
+from common.learners.references import exact
+from common.models import Classifier, load_params, objective_of, params_of
 from common.params import Params
 from common.study import AdaptationSpec
 
@@ -18,7 +19,8 @@ from common.study import AdaptationSpec
 def adapt_locally(model: nn.Module, center: Params, part: Part, spec: AdaptationSpec) -> Params:
     """Return the weights that fit `part` best under a quadratic prior around `center`.
 
-    What the study freezes stays as it is in `center`.
+    What the study freezes stays as it is in `center`. Where the last layer is references of
+    classes, they become the part's own and nothing else moves.
 
     Minimises  sum_patients (mean loss of the patient's records)
                + prior/2 |w - center|^2 + bias_prior/2 |b - bias center|^2
@@ -34,6 +36,8 @@ def adapt_locally(model: nn.Module, center: Params, part: Part, spec: Adaptation
     """
     if part.patients == 0:
         return center
+    if isinstance(model, Classifier) and model.has_references:
+        return {**center, **exact(model, center, part)}
     before, device = params_of(model), next(model.parameters()).device
     model.double()
     try:

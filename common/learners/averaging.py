@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from common.learners.types import AVERAGE, Apply, Contribution, State
 from common.params import add, subtract
@@ -45,6 +46,6 @@ def averaged(apply: Apply, spec: ServerSpec, *, rounds: int) -> Apply:
             return after
         mean = state.moments.get(AVERAGE, after.params)
         mean = add(mean, subtract(after.params, mean), scale=share)
-        return State(after.params, {**after.moments, AVERAGE: mean}, after.round)
+        return replace(after, moments={**after.moments, AVERAGE: mean})
 
     return apply_and_average

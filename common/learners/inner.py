@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from common.cohort.parts import Part
+from common.learner_spec import LearnerSpec
 from common.learners.types import Adapt, Patients
 from common.params import Params, add, only, scale, subtract
 from common.plan import Plan
@@ -35,11 +38,11 @@ def private_steps(plan: Plan, *, proximal: float = 0.0) -> Adapt:
     learner = plan.study.learner
 
     def adapt(model: PrivateModel, theta: Params, patients: Patients, source: Source) -> Params:
-        step = learner.learning_rate / plan.denominator(patients.declared)
-        phi = theta
+        share = 1 / plan.denominator(patients.declared)
+        move, phi = stepper(learner), theta
         for _ in range(learner.local_steps):
             batch = draw(plan, patients.train, source)
-            moved = add(phi, noisy_sum(plan, model, phi, batch, source), scale=-step)
+            moved = move(phi, noisy_sum(plan, model, phi, batch, source), share)
             if proximal > 0:
                 pull = scale(subtract(phi, theta), learner.learning_rate * proximal)
                 moved = subtract(moved, pull)
@@ -48,6 +51,37 @@ def private_steps(plan: Plan, *, proximal: float = 0.0) -> Adapt:
         return only(subtract(phi, theta), model.trained)
 
     return adapt
+
+
+Move = Callable[[Params, Params, float], Params]
+
+
+def stepper(spec: LearnerSpec) -> Move:
+    """Return the function that takes one step: (weights, a sum of gradients, 1 / D) -> weights.
+
+    'adam' is Adam with beta1 = 0 (Kingma and Ba 2015; Nichol et al. 2018 take it for Reptile): each
+    weight's step is divided by the root of its own mean square so far. Begun anew with every call
+    of this function. It looks at noisy sums alone: post-processing.
+    """
+    if spec.optimizer == "sgd":
+        return lambda phi, total, share: add(phi, total, scale=-spec.learning_rate * share)
+    squares: Params = {}
+    count = 0
+
+    def adam(phi: Params, total: Params, share: float) -> Params:
+        nonlocal squares, count
+        count += 1
+        mean = scale(total, share)
+        fresh = {k: (1 - _BETA2) * v * v for k, v in mean.items()}
+        squares = add(fresh, squares, scale=_BETA2) if squares else fresh
+        unbiased = 1 - _BETA2**count
+        ahead = {k: v / ((squares[k] / unbiased).sqrt() + _TINY) for k, v in mean.items()}
+        return add(phi, ahead, scale=-spec.learning_rate)
+
+    return adam
+
+
+_BETA2, _TINY = 0.999, 1e-8
 
 
 def draw(plan: Plan, part: Part, source: Source) -> Part:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.cohort.parts import Part
@@ -32,9 +33,10 @@ def with_views(batch: Part, spec: AugmentationSpec | None, source: Source) -> Pa
     """
     if spec is None:
         return batch
-    draws = torch.from_numpy(source.uniform(3 * spec.copies * len(batch.x)))
-    draws = draws.reshape(len(batch.x), spec.copies, 3)
-    views = torch.floor(draws * (2 * spec.shift + 1)).to(torch.int64) - spec.shift
+    draws = torch.from_numpy(source.uniform(4 * spec.copies * len(batch.x)))
+    draws = draws.reshape(len(batch.x), spec.copies, 4)
+    most = torch.tensor([0, spec.shift, spec.shift, spec.rotation])
+    views = torch.floor(draws * (2 * most + 1)).to(torch.int64) - most
     views[..., 0] = (draws[..., 0] < 0.5) & spec.flip
     return replace(batch, views=views)
 
@@ -59,16 +61,34 @@ def expanded(batch: Part) -> Part:
 
 
 def _altered(x: Tensor, views: Tensor) -> Tensor:
-    """Mirror and move each of x (records, channels, height, width); the edge fills what is bared.
+    """Mirror, turn and move each of x (records, channels, height, width).
+
+    What is bared at the edge takes the nearest value there is.
 
     Args:
         x: Pictures.
-        views: (records, 3): whether mirrored, by how many pixels down, by how many to the right.
+        views: (records, 4): whether mirrored, by how many pixels down, by how many to the right, by
+            how many degrees anticlockwise.
     """
     height, width = x.shape[-2:]
-    mirrored, down, right = (column[:, None] for column in views.unbind(dim=1))
+    mirrored, down, right, _ = (column[:, None] for column in views.unbind(dim=1))
+    x = torch.where(mirrored[:, :, None, None] > 0, x.flip(3), x)
+    x = _turned(x, views[:, 3])
     rows = (torch.arange(height) - down).clamp(0, height - 1)
     columns = (torch.arange(width) - right).clamp(0, width - 1)
-    columns = torch.where(mirrored > 0, width - 1 - columns, columns)
     x = x.gather(2, rows[:, None, :, None].expand(*x.shape[:2], height, width))
     return x.gather(3, columns[:, None, None, :].expand_as(x))
+
+
+def _turned(x: Tensor, degrees: Tensor) -> Tensor:
+    """Turn each picture about its middle, by degrees (records,), interpolating linearly."""
+    if not bool(degrees.any()):
+        return x
+    height, width = x.shape[-2:]
+    angle = torch.deg2rad(degrees.double()).to(x)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # Where each new pixel comes from, with both sides counted from -1 to 1: hence the ratios.
+    across = torch.stack([cos, -sin * height / width, zero], dim=1)
+    along = torch.stack([sin * width / height, cos, zero], dim=1)
+    grid = F.affine_grid(torch.stack([across, along], dim=1), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)

@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import cast
 
 import opacus.accountants
 import torch
@@ -41,7 +42,7 @@ from torch.func import functional_call, grad, vmap
 
 from common.cohort.parts import Part
 from common.errors import StudyError
-from common.models import objective_of
+from common.models import Classifier, features, objective_of
 from common.objectives import CROSS_ENTROPY
 from common.params import Params, flatten, only, unflatten
 from common.privacy import one_by_one, perceptron
@@ -59,13 +60,16 @@ _CHUNK_VALUES = 2**25  # per-sample gradients held at once: 128 MB of float32
 _LARGE = _CHUNK_VALUES // 8  # parameters from which records go one by one: hooks would hold copies
 _PIECE = 2**18  # values worked on at once in float64: of a large model's, all would be too many
 
+RecordLoss = Callable[[Params, Tensor, Tensor], Tensor]
+
 
 class PrivateModel:
     """A model that yields clipped sums of per-patient gradients, through Opacus's hooks.
 
     Args:
         model: A module that knows its objective (`common.objectives`); one that does not has class
-            logits, (records, classes), for outputs.
+            logits, (records, classes), for outputs. Where its `by_record` is true its layers are
+            not called once a record in the order of records, and hooks cannot follow.
         closed_form: Whether a stack of linear layers takes the fast way of
             `common.privacy.perceptron`, which tests hold to the hooks.
 
@@ -77,6 +81,7 @@ class PrivateModel:
         check_compatible(model)
         self._objective = objective_of(model)
         is_closed = closed_form and self._objective is CROSS_ENTROPY
+        self._by_record = getattr(model, "by_record", False)
         self._layers = linear_layers(model) if is_closed else None
         self._model = model
         self._all = dict(model.named_parameters())
@@ -113,6 +118,22 @@ class PrivateModel:
         rows = batch.most_records * copies_of(batch)
         if self._layers and self.device.type == "cpu" and rows <= 1:
             return perceptron.clipped_sum(params, self._layers, batch, clip=clip, rule=rule)
+        if math.isinf(clip):
+            plain = self._plain_sum(params, batch)
+            if plain is not None:
+                return plain
+        if self._objective.whole_batch:
+            raise _no_bound(self._objective.name, clip)
+        if self._by_record:
+            all_weights = {k: v.detach().to(self.device) for k, v in params.items()}
+            trained = only(params, self.trained)
+            return self.clipped_sum_of(
+                lambda at, x, y: self.loss({**all_weights, **at}, x, y),
+                trained,
+                batch,
+                clip=clip,
+                rule=rule,
+            )
         self._load(params)
         if self._size >= _LARGE or self._size * rows > _CHUNK_VALUES:
             sums = one_by_one.clipped_sum(
@@ -152,6 +173,8 @@ class PrivateModel:
         Returns:
             The sum, as `clipped_sum` returns it.
         """
+        if self._objective.whole_batch:
+            raise _no_bound(self._objective.name, clip)
         self._load(params)
         at, v = (
             {k: p[k].detach().to(self._parameters[0]) for k in self.trained}
@@ -160,20 +183,75 @@ class PrivateModel:
 
         def product(x: Tensor, y: Tensor) -> Tensor:
             def slope(point: Params) -> Tensor:
-                gradient = grad(self._loss)(point, x[None], y[None])
+                gradient = grad(self.loss)(point, x[None], y[None])
                 return torch.stack([(gradient[k] * v[k]).sum() for k in v]).sum()
 
             return flatten(grad(slope)(at))
 
-        total = torch.zeros(self._size, dtype=flatten(at).dtype, device=self.device)
+        # Twice backward holds about four times what one gradient does.
+        records = _CHUNK_VALUES // 4 // self._all_weights
+        total = self._clipped(product, flatten(at), batch, clip=clip, rule=rule, records=records)
+        return unflatten(total, only(params, self.trained))
+
+    def clipped_sum_of(
+        self, loss: RecordLoss, at: Params, batch: Part, *, clip: float, rule: Clipping = "norm"
+    ) -> Params:
+        """Return the sum over patients of their clipped mean gradients of a loss of one's own.
+
+        Patients are bounded as in `clipped_sum`; what the loss knows beside the record must not
+        depend on patients but through what was released.
+
+        Args:
+            loss: (point, x, y) -> the loss of one record, x (1, ...) and y (1,), a scalar;
+                differentiable in the point. `loss` of this model is one.
+            at: Where to take the gradient; what it names is what is clipped as one.
+            batch: The sampled patients with at most k records each; may be empty.
+            clip: The bound of a patient's gradient in Euclidean norm; infinity for none.
+            rule: How it is bounded, as `common.privacy.clipping`.
+
+        Returns:
+            The sum, on the processor, shaped as `at`.
+        """
+        point = {k: v.detach().to(self._parameters[0]) for k, v in at.items()}
+
+        def gradient(x: Tensor, y: Tensor) -> Tensor:
+            return flatten(grad(loss)(point, x[None], y[None]))
+
+        size = max(self._all_weights, sum(v.numel() for v in at.values()))
+        records = _CHUNK_VALUES // 2 // size  # what a loss makes of its point is held beside it
+        total = self._clipped(
+            gradient, flatten(point), batch, clip=clip, rule=rule, records=records
+        )
+        return unflatten(total, at)
+
+    def _clipped(
+        self,
+        row: Callable[[Tensor, Tensor], Tensor],
+        like: Tensor,
+        batch: Part,
+        *,
+        clip: float,
+        rule: Clipping,
+        records: int,
+    ) -> Tensor:
+        """Return the sum over patients of their clipped mean rows, on the processor.
+
+        Args:
+            row: (x, y) of one record -> a vector shaped as `like`.
+            like: Of the sum's size and type.
+            batch: The sampled patients.
+            clip: The bound of a patient's mean row.
+            rule: How it is bounded.
+            records: How many to hold at once.
+        """
+        total = torch.zeros_like(like)
         with self._without_hooks():
-            # Twice backward holds about four times what one gradient does.
-            for piece in _chunks(batch, _CHUNK_VALUES // 4 // self._all_weights):
+            for piece in _chunks(batch, records):
                 chunk = expanded(piece)
-                rows = vmap(product)(chunk.x.to(self.device), chunk.y.to(self.device))
+                rows = vmap(row)(chunk.x.to(self.device), chunk.y.to(self.device))
                 means = _patient_means(rows.detach(), chunk)
                 total += clip_rows(means, clip=clip, rule=rule).sum(dim=0)
-        return unflatten(total.cpu(), only(params, self.trained))
+        return total.cpu()
 
     def mean_loss(self, params: Params, part: Part) -> Tensor:
         """Return the mean over patients of their records' mean loss, differentiable.
@@ -185,7 +263,8 @@ class PrivateModel:
             losses = self._objective.losses(outputs, part.y.to(self.device))
             return (losses * part.weights.to(losses)).sum() / part.patients
 
-    def _loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sum of the records' losses at these weights, differentiable."""
         return self._objective.losses(functional_call(self._model, params, (x,)), y).sum()
 
     @contextmanager
@@ -199,6 +278,54 @@ class PrivateModel:
         finally:
             if hooked:
                 self._module.add_hooks(loss_reduction="sum")
+
+    def _plain_sum(self, params: Params, batch: Part) -> Params | None:
+        """Return the sum of all patients' mean gradients, where nothing is clipped, at one go.
+
+        None where it is not finite: record by record it can be told which ones are.
+        """
+        at = {k: params[k].detach().to(self._parameters[0]) for k in self._all}
+        wanted = [at[name].requires_grad_() for name in self.trained]
+        total = [torch.zeros_like(v) for v in wanted]
+        with self._without_hooks():
+            for piece in self._whole_or_chunks(batch):
+                chunk = expanded(piece)
+                outputs = functional_call(self._model, at, (chunk.x.to(self.device),))
+                losses = self._objective.losses(outputs, chunk.y.to(self.device))
+                loss = (losses * chunk.weights.to(losses)).sum()
+                for value, found in zip(total, torch.autograd.grad(loss, wanted), strict=True):
+                    value += found
+        if not all(bool(torch.isfinite(v).all()) for v in total):
+            return None
+        return {k: v.cpu() for k, v in zip(self.trained, total, strict=True)}
+
+    def _whole_or_chunks(self, batch: Part) -> Iterator[Part]:
+        if self._objective.whole_batch:
+            return iter([batch] if batch.patients else [])
+        return _chunks(batch, _CHUNK_VALUES // 8 // max(1, batch.x[:1].numel()))
+
+    def features(self, params: Params, x: Tensor) -> Tensor:
+        """Return where records lie in the space of the model's last layer, (records, dim).
+
+        They are values computed from patients, without any bound of their own. On the processor.
+        """
+        self._load(params)
+        with self._without_hooks(), torch.no_grad():
+            return features(cast(Classifier, self._model), x)
+
+    def gradient_of(self, params: Params, value: Callable[[nn.Module], Tensor]) -> Params:
+        """Return the gradient of any value of the model, of the weights that are trained.
+
+        It has no bound: what leaves of it must be clipped and noised, or is not private.
+
+        Args:
+            params: Where to take it.
+            value: The model with those weights -> a scalar.
+        """
+        self._load(params)
+        with self._without_hooks():
+            found = torch.autograd.grad(value(self._model), self._parameters)
+        return {k: v.detach().cpu() for k, v in zip(self.trained, found, strict=True)}
 
     def _patient_gradients(self, batch: Part) -> Tensor:
         """Return each patient's mean gradient, (patients, parameters); non-finite records are 0."""
@@ -219,6 +346,20 @@ class PrivateModel:
         """Let the model share the weights' memory where it can: it never writes to them."""
         for name, parameter in self._all.items():
             parameter.data = params[name].detach().to(parameter)
+
+
+def _no_bound(objective: str, clip: float) -> StudyError:
+    """Say why what compares the records of a batch has no sum by patient."""
+    if math.isinf(clip):
+        return StudyError(
+            f"the gradient of objective {objective!r} is not finite",
+            remedy="lower learner.learning_rate",
+        )
+    return StudyError(
+        f"objective {objective!r} compares the records of a batch, so that no patient's part is "
+        f"bounded by {clip:g}",
+        remedy="leave [privacy] out, or use an objective that looks at one record at a time",
+    )
 
 
 def _patient_means(rows: Tensor, batch: Part) -> Tensor:

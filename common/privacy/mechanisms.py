@@ -27,7 +27,15 @@ def training_events(
         query_sigma: Noise multiplier of the query gradient, of learners that have one.
         rounds: How many rounds.
     """
-    return _PRICES[learner.name](learner, sigma=sigma, query_sigma=query_sigma, rounds=rounds)
+    tasks = rounds * learner.tasks
+    prices = _PRICES[learner.name](learner, sigma=sigma, query_sigma=query_sigma, rounds=tasks)
+    return prices if learner.metric is None else (*_references(learner, sigma, tasks), *prices)
+
+
+def _references(learner: LearnerSpec, sigma: float, tasks: int) -> tuple[Event, ...]:
+    """One sampled Gaussian a task for the classes' references (`common.learners.references`)."""
+    part = _parts(learner)[0] if learner.has_query else "train"
+    return (_sampled(learner, sigma, tasks, part),)
 
 
 def _steps(learner: LearnerSpec, *, sigma: float, rounds: int, **_: float) -> tuple[Event, ...]:
@@ -47,7 +55,7 @@ def _head_and_body(
 def _first_order(
     learner: LearnerSpec, *, sigma: float, query_sigma: float, rounds: int
 ) -> tuple[Event, ...]:
-    """K sampled Gaussians and one for the query a round (`common.learners.fomaml`)."""
+    """K sampled Gaussians and one for the query a round (`fomaml`, `anil`, `metanet`)."""
     support, query = _parts(learner)
     return (
         _sampled(learner, sigma, learner.local_steps * rounds, support),
@@ -103,4 +111,10 @@ _PRICES: dict[str, Price] = {
     "maml": _second_order,
     "fedrep": _head_and_body,
     "anil": _first_order,
+    "hypernetwork": _steps,
+    "metanet": _first_order,
+    "prototypical": _steps,
+    "matching": _steps,
+    "siamese": _steps,
+    "triplet": _steps,
 }

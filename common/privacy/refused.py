@@ -27,6 +27,12 @@ _HEAD = (
     "([adaptation])"
 )
 
+NO_PRIVATE_COX = (
+    "Cox's partial likelihood compares each patient with all who are still at risk, so one patient "
+    "moves every other's gradient and none can be bounded; the discrete-time likelihood of the "
+    "same study looks at one patient at a time"
+)
+
 NO_PRIVATE_FORM: dict[str, str] = {
     **dict.fromkeys(("inner_private", "private_inner", "inner_noise", "noisy_inner"), _INNER),
     **dict.fromkeys(("batch_norm", "batchnorm", "norm", "normalisation", "normalization"), _BATCH),

@@ -9,11 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from common.report.drawing import BLUE, RED, WIDTH, Drawing, blank, render, short_name
-from common.report.values import Metrics, finite, show
+from common.report.values import Metrics, finite, headline, show, site_columns
 
 
 def arms(metrics: Metrics) -> str:
     """Draw every arm's mean AUC and accuracy, shared and adapted, plus and minus one sd.
+
+    Of survival it is the mean C-index and AUC.
 
     Args:
         metrics: figures of a run; uses `arms`, `main_arm`.
@@ -35,8 +37,9 @@ def _arms(metrics: Metrics) -> Drawing | None:
     names = list(table)
     figure = blank(WIDTH, 1.0 + 0.4 * len(names))
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, measure in zip(panels, ("AUC", "accuracy"), strict=True):
-        _arm_marks(axes, table, measure)
+    for axes, (key, heading) in zip(panels, site_columns(metrics), strict=True):
+        _arm_marks(axes, table, key)
+        measure = "accuracy" if key == "accuracy" else heading
         axes.set(title=f"Mean {measure} over hospitals", ylim=(len(names) - 0.5, -0.5))
         axes.grid(False, axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -45,9 +48,10 @@ def _arms(metrics: Metrics) -> Drawing | None:
         label.set_fontweight("bold" if name == metrics.get("main_arm") else "normal")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    key, heading = headline(metrics)
     said = "; ".join(
-        f"{short_name(n)} AUC {show(table[n].get('mean_auc'))}, adapted "
-        f"{show((table[n].get('adapted') or {}).get('mean_auc'))}"
+        f"{short_name(n)} {heading} {show(table[n].get(f'mean_{key}'))}, adapted "
+        f"{show((table[n].get('adapted') or {}).get(f'mean_{key}'))}"
         for n in names
     )
     return Drawing(figure, "Arms compared", f"Mean over hospitals: {said}.")
@@ -64,9 +68,9 @@ def _arm_marks(axes: Axes, table: Mapping[str, Mapping[str, Any]], measure: str)
         points = []
         for y, (name, row) in enumerate(table.items()):
             figures = row if offset < 0 else row.get("adapted") or {}
-            value = finite(figures.get(f"mean_{measure.lower()}"))
+            value = finite(figures.get(f"mean_{measure}"))
             if value is not None:
-                spread = finite(figures.get(f"sd_{measure.lower()}")) or 0.0
+                spread = finite(figures.get(f"sd_{measure}")) or 0.0
                 points.append((value, y + offset, spread))
                 ends += [] if name == "majority" else [value - spread, value + spread]
         values, at, bars = (list(row) for row in zip(*points, strict=True)) if points else ([],) * 3
@@ -75,7 +79,7 @@ def _arm_marks(axes: Axes, table: Mapping[str, Mapping[str, Any]], measure: str)
     for y in range(len(table) - 1):
         axes.axhline(y + 0.5, color="#eef1f4", linewidth=0.7)
     if ends:
-        _frame_arms(axes, (min(ends), max(ends)), table, f"mean_{measure.lower()}")
+        _frame_arms(axes, (min(ends), max(ends)), table, f"mean_{measure}")
 
 
 def _frame_arms(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.report.tables import arm_rows, privacy_rows, released_rows
-from common.report.values import DASH, Metrics, show, took_part
+from common.report.values import DASH, Metrics, arm_columns, show, took_part
 from common.report.words import (
     REBUILD,
     accuracy_line,
@@ -66,7 +66,7 @@ def _privacy(metrics: Metrics) -> str:
 
 def _performance(metrics: Metrics) -> str:
     """The table of arms, shared and adapted."""
-    head = ["Arm", "Epsilon", "AUC", "Accuracy", "Weighted accuracy", "Brier"]
+    head = ["Arm", "Epsilon", *(heading for _, heading in arm_columns(metrics))]
     head += [f"{name}, adapted" for name in head[2:]]
     rows = [[r["name"], r["epsilon"], *r["shared"], *r["adapted"]] for r in arm_rows(metrics)]
     return _table(head, rows) if rows else "No arm was evaluated."

@@ -7,6 +7,7 @@ network.
 
 from __future__ import annotations
 
+from common.report.fewshot_page import few_shot_section
 from common.report.layout import fill
 from common.report.pictures import pictures
 from common.report.tables import (
@@ -14,9 +15,18 @@ from common.report.tables import (
     provenance_rows,
     published_groups,
     released_rows,
+    retrieval_rows,
     site_rows,
 )
-from common.report.values import Metrics, finite
+from common.report.values import (
+    Metrics,
+    arm_columns,
+    finite,
+    is_graded,
+    of_survival,
+    published_columns,
+    site_columns,
+)
 from common.report.words import accuracy_line, gate_label, is_deployed, verdict
 
 
@@ -39,7 +49,14 @@ def report_html(metrics: Metrics) -> str:
         verdict=verdict(metrics),
         accuracy=accuracy_line(metrics),
         arms=arm_rows(metrics),
+        columns=arm_columns(metrics),
+        graded=is_graded(metrics),
+        survival=of_survival(metrics),
+        site_columns=site_columns(metrics),
+        published_columns=published_columns(metrics),
         seeds=int(finite(metrics.get("seeds")) or 1),
+        retrieval=retrieval_rows(metrics),
+        retrieved=metrics.get("retrieval") or {},
         published=published_groups(metrics),
         published_note=(metrics.get("published") or {}).get("note"),
         sites=site_rows(metrics),
@@ -48,5 +65,6 @@ def report_html(metrics: Metrics) -> str:
         pictures=pictures(metrics),
         deployed=is_deployed(metrics),
         missed=metrics.get("missed") or [],
+        fewshot=few_shot_section(metrics["fewshot"]) if metrics.get("fewshot") else None,
         footer=provenance_rows(metrics),
     )

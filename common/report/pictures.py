@@ -7,6 +7,7 @@ from typing import Any
 
 from common.report.drawing import MAX_PANELS
 from common.report.figures_arms import arms
+from common.report.figures_fewshot import few_shot_captions
 from common.report.figures_forest import MAX_ROWS, forest
 from common.report.figures_learning import epsilon_by_round, learning_curves
 from common.report.figures_released import calibration, decision_curves
@@ -86,7 +87,7 @@ def _captions(metrics: Metrics) -> dict[str, tuple[Callable[[Metrics], str], str
             "deciding by the model does more good than treating everybody or nobody." + panels,
             "",
         ),
-    }
+    } | few_shot_captions(metrics.get("fewshot") or {})
 
 
 def _note(shown: int, total: int) -> str:

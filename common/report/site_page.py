@@ -6,6 +6,7 @@ hospital and every coordinator. `site_page.html` only lays it out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from common.privacy.accounting import ADJACENCY, UNIT
@@ -26,6 +27,7 @@ def site_html(values: SiteValues) -> str:
     Returns:
         The whole file as text; equal values give equal text.
     """
+    graded, survival = (_has(name, values["models"]) for name in ("kappa", "c_index"))
     return fill(
         "site_page.html",
         {"title": f"Site report: {values['site']}", "study": values["site"]},
@@ -35,7 +37,9 @@ def site_html(values: SiteValues) -> str:
         budget=_budget_rows(values),
         cohorts=[_cohort_row(row) for row in values["cohorts"]],
         studies=[_study_row(row, values) for row in values["studies"]],
-        models=[_model_rows(model) for model in values["models"]],
+        models=[_model_rows(m, graded=graded, survival=survival) for m in values["models"]],
+        graded=graded,
+        survival=survival,
         pictures=_pictures(values),
         kept=KEPT,
         footer=[("Site", values["site"]), ("Made", values["made"])],
@@ -143,8 +147,15 @@ def _study_row(row: StudyRow, values: SiteValues) -> dict[str, Any]:
     }
 
 
-def _model_rows(model: ModelRow) -> dict[str, Any]:
-    names = ("accuracy", "brier", "calibration_slope", "calibration_intercept")
+def _has(figure: str, models: Sequence[ModelRow]) -> bool:
+    """Say whether any model has a figure: kappa of grades, the C-index of survival."""
+    rows = (row for model in models for row in model["judged"].values())
+    return any(row["figures"].get(figure) is not None for row in rows)
+
+
+def _model_rows(model: ModelRow, *, graded: bool, survival: bool) -> dict[str, Any]:
+    names = ["accuracy", "brier", "calibration_slope", "calibration_intercept"]
+    names += ["kappa"] * graded + ["c_index"] * survival
     rows = []
     for form, label in FORMS.items():
         judged = model["judged"].get(form)

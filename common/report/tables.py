@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.report.values import DASH, Metrics, Site, by_size, finite, show, took_part
+from common.report.values import (
+    DASH,
+    Metrics,
+    Site,
+    arm_columns,
+    by_size,
+    finite,
+    published_columns,
+    show,
+    site_columns,
+    took_part,
+)
 from common.report.words import is_private
 
 
@@ -59,23 +70,26 @@ def _spread(row: Mapping[str, Any], measure: str, seeds: float) -> str:
     return mean if sd is None or mean == DASH else f"{mean} ± {show(sd)}"
 
 
+_WITH_SPREAD = ("mean_auc", "mean_accuracy", "mean_c_index")
+
+
 def arm_rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """List the arms with their figures as text, shared then adapted.
+    """List the arms with their figures as text, `values.arm_columns` of both forms.
 
     >>> arm_rows({"arms": {"local": {"mean_auc": 0.85}}})[0]["shared"]
     ['0.850', '–', '–', '–']
     """
     rows = []
-    seeds = finite(metrics.get("seeds")) or 1
+    seeds, keys = finite(metrics.get("seeds")) or 1, [key for key, _ in arm_columns(metrics)]
     for name, arm in (metrics.get("arms") or {}).items():
         epsilon = finite(arm.get("epsilon"))
         kept = "not private" if not arm.get("private") else DASH
         forms = [
             [
-                _spread(form, "auc", seeds),
-                _spread(form, "accuracy", seeds),
-                show(form.get("weighted_accuracy")),
-                show(form.get("mean_brier")),
+                _spread(form, key.removeprefix("mean_"), seeds)
+                if key in _WITH_SPREAD
+                else show(form.get(key))
+                for key in keys
             ]
             for form in (arm, arm.get("adapted") or {})
         ]
@@ -92,6 +106,24 @@ def arm_rows(metrics: Metrics) -> list[dict[str, Any]]:
     return rows
 
 
+def retrieval_rows(metrics: Metrics) -> list[list[str]]:
+    """How well each arm's body finds images of the query's class; the inputs without one first.
+
+    >>> retrieval_rows({})
+    []
+    """
+    found = metrics.get("retrieval")
+    if not found:
+        return []
+    named = [("no body: the inputs themselves", found["inputs"]), *found["arms"].items()]
+    return [
+        [name, str(row["distance"]), *(show(row["precision"][str(k)]) for k in found["ks"]),
+         *(show(row["recall"][str(k)]) for k in found["ks"]), show(row["map"]),
+         show(row["chance"])]
+        for name, row in named
+    ]  # fmt: skip
+
+
 def published_groups(metrics: Metrics) -> list[tuple[str, list[list[str]]]]:
     """This run's arms, then what others printed for the same hospitals; none where there is none.
 
@@ -101,14 +133,14 @@ def published_groups(metrics: Metrics) -> list[tuple[str, list[list[str]]]]:
     published = metrics.get("published")
     if not published:
         return []
+    keys = [key for key, _ in published_columns(metrics)]
     own = [
-        [arm["name"] + suffix, arm["epsilon"], *arm[form][:3]]
+        [arm["name"] + suffix, arm["epsilon"], *arm[form][: len(keys)]]
         for arm in arm_rows(metrics)
         for form, suffix in (("shared", ""), ("adapted", ", adapted"))
     ]
-    keys = ("mean_auc", "mean_accuracy", "weighted_accuracy")
     others = [
-        [row["method"], row["epsilon"] or DASH, *(show(row[key]) for key in keys)]
+        [row["method"], row["epsilon"] or DASH, *(show(row.get(key)) for key in keys)]
         for row in published["rows"]
     ]
     return [("This run", own), (published["source"], others)]
@@ -116,13 +148,13 @@ def published_groups(metrics: Metrics) -> list[tuple[str, list[list[str]]]]:
 
 def site_rows(metrics: Metrics) -> list[dict[str, Any]]:
     """The hospitals in the study's order: size, status, exact figures of two arms."""
-    rows = []
+    rows, keys = [], [key for key, _ in site_columns(metrics)]
     for site in metrics.get("sites") or []:
         arms = site.get("arms") or {}
         main, local = (arms.get(name) or {} for name in (metrics.get("main_arm"), "local"))
         forms = (main, main.get("adapted") or {}, local)
         cells = [show(site.get(key), 0) for key in ("train_patients", "holdout_patients")]
-        cells += [show(form.get(key)) for form in forms for key in ("auc", "accuracy")]
+        cells += [show(form.get(key)) for form in forms for key in keys]
         rows.append(
             {
                 "name": str(site.get("name") or DASH),

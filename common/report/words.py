@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.report.values import DASH, Metrics, finite, show, took_part
+from common.report.values import DASH, Metrics, finite, headline, show, took_part
 
 EXACT = "exact; would not leave the hospital"
 RELEASED = "released through the gate, includes noise"
@@ -49,21 +49,22 @@ def _best_form(arm: Mapping[str, Any], key: str) -> tuple[Mapping[str, Any], str
 
 
 def _against(metrics: Metrics, name: str, mine: Mapping[str, Any]) -> str | None:
-    """Compare the main arm's mean AUC with the better form of another arm, in plain words."""
-    other = _best_form((metrics.get("arms") or {}).get(name) or {}, "mean_auc")
+    """Compare the main arm's mean figure with the better form of another arm, in plain words."""
+    own, key = headline(metrics)[0], f"mean_{headline(metrics)[0]}"
+    other = _best_form((metrics.get("arms") or {}).get(name) or {}, key)
     if other is None or name == metrics.get("main_arm"):
         return None
-    theirs, form = other
-    gap = round(float(mine["mean_auc"]), 3) - round(float(theirs["mean_auc"]), 3)
+    theirs, best = other
+    gap = round(float(mine[key]), 3) - round(float(theirs[key]), 3)
     label = {"local": "each hospital training alone", "pooled": "pooling all patients"}[name]
     arm = metrics["arms"][name]
-    marks = ", adapted" if form != "shared model" else ""
+    marks = ", adapted" if best != "shared model" else ""
     marks += ", not private" if is_private(metrics) and not arm.get("private") else ""
-    label += f" ({show(theirs['mean_auc'])}{marks})"
+    label += f" ({show(theirs[key])}{marks})"
     if abs(gap) < 5e-4:
         return f"equal to {label}"
     words = f"{abs(gap):.3f} {'above' if gap > 0 else 'below'} {label}"
-    spreads = [finite(mine.get("sd_auc")), finite(theirs.get("sd_auc"))]
+    spreads = [finite(form.get(f"sd_{own}")) for form in (mine, theirs)]
     if (finite(metrics.get("seeds")) or 1) > 1 and None not in spreads:
         within = abs(gap) <= max(s for s in spreads if s is not None)
         words += _WITHIN if within else ", more than the spread over seeds"
@@ -73,8 +74,9 @@ def _against(metrics: Metrics, name: str, mine: Mapping[str, Any]) -> str | None
 def verdict(metrics: Metrics) -> str:
     """Say in one sentence how the main arm compares with local and pooled training.
 
-    The measure is always the mean AUC, of the adapted form where there is one, and each opponent
-    stands in its better form, so that the sentence cannot pick what flatters the main arm.
+    The measure is always the mean AUC (of survival the mean C-index), of the adapted form where
+    there is one, and each opponent stands in its better form, so that the sentence cannot pick what
+    flatters the main arm.
 
     Args:
         metrics: figures of a run; uses `arms`, `main_arm`, `sites`, `privacy`, `seeds`.
@@ -93,14 +95,16 @@ def verdict(metrics: Metrics) -> str:
         return _released_verdict(metrics, main)
     arm = (metrics.get("arms") or {}).get(main) or {}
     adapted = arm.get("adapted") or {}
-    mine = adapted if finite(adapted.get("mean_auc")) is not None else arm
-    if finite(mine.get("mean_auc")) is None:
-        return "No mean AUC of the main arm is defined, so this run supports no comparison."
+    figure = headline(metrics)[1]
+    key = f"mean_{headline(metrics)[0]}"
+    mine = adapted if finite(adapted.get(key)) is not None else arm
+    if finite(mine.get(key)) is None:
+        return f"No mean {figure} of the main arm is defined, so this run supports no comparison."
     start = f"With {epsilon_line(metrics).partition(';')[0]}" if is_private(metrics) else ""
     model = f"{main} adapted to each hospital" if mine is adapted else f"the shared {main} model"
     count = sum(map(took_part, metrics.get("sites") or []))
     over = {0: "the hospitals", 1: "one hospital"}.get(count, f"{count} hospitals")
-    text = f"{start or 'Without privacy'}, {model} reaches a mean AUC of {show(mine['mean_auc'])}"
+    text = f"{start or 'Without privacy'}, {model} reaches a mean {figure} of {show(mine[key])}"
     text += f" over {over}"
     compared = [c for name in ("local", "pooled") if (c := _against(metrics, name, mine))]
     if len(compared) > 1 and all(words.endswith(_WITHIN) for words in compared):

@@ -13,7 +13,7 @@ from common.files import write_atomic
 from common.learners.types import State
 from common.params import Params
 
-_PARAMS = "params"
+_PARAMS, _OWN = "params", "own"
 
 
 def checkpoint_folder(run_dir: Path, job: str) -> Path:
@@ -31,9 +31,10 @@ def save_state(state: State, folder: Path, *, digest: str, keep: frozenset[int])
         keep: Rounds whose checkpoints stay, for learning curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    groups = {_PARAMS: state.params, **state.moments}
+    groups = {_PARAMS: state.params, _OWN: state.own, **state.moments}
     tensors = {f"{group}/{k}": v.contiguous() for group, p in groups.items() for k, v in p.items()}
-    header = {"digest": digest, "round": str(state.round), "names": json.dumps(list(state.params))}
+    # The names in their order, which safetensors does not keep and sums depend on.
+    header = {"digest": digest, "round": str(state.round), "names": json.dumps(list(tensors))}
     path = folder / _name(state.round)
     write_atomic(path, save(tensors, metadata=header))
     before = state.round - 1
@@ -53,13 +54,12 @@ def load_state(path: Path, *, digest: str | None = None) -> State:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         names, number = json.loads(header["names"]), int(header["round"])
-        groups = sorted({name.split("/", 1)[0] for name in tensors})
-        values: dict[str, Params] = {
-            # Moments are of what is trained alone, where the study freezes the rest.
-            g: {n: tensors[f"{g}/{n}"] for n in names if g == _PARAMS or f"{g}/{n}" in tensors}
-            for g in groups
-        }
-        state = State(params=values.pop(_PARAMS), moments=values, round=number)
+        values: dict[str, Params] = {}
+        for name in names:
+            group, weight = name.split("/", 1)
+            values.setdefault(group, {})[weight] = tensors[name]
+        params, own = values.pop(_PARAMS), values.pop(_OWN, {})
+        state = State(params=params, moments=values, round=number, own=own)
         owner = header["digest"]
     except Exception as error:  # safetensors raises its own type, without a public name
         raise RunError(

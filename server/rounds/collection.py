@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from common.codec import encode
 from common.params import Params
 from common.wire import Envelope
 from server.rounds.checks import Checked, check, check_delta, matched, without_copies
-from server.rounds.exchange import GONE, Answer, ask
+from server.rounds.exchange import GONE, Answer, ask, payloads
 from server.rounds.federation import LOG, Federation, Member
 from server.rounds.membership import Roster
 from server.rounds.robust import bounded
@@ -25,7 +25,7 @@ class Collection:
         roster: Its members; in training it grows by those who join in this round.
         kind: 'train' or 'evaluate'.
         number: The round.
-        params: The shared weights that are sent.
+        sent: Gives the weights that a hospital is sent, by its name: asked again, the same.
         like: Names, shapes and types of what comes back.
     """
 
@@ -36,12 +36,12 @@ class Collection:
         kind: str,
         number: int,
         *,
-        params: Params,
+        sent: Callable[[str], Params],
         like: Params,
     ) -> None:
         self._federation, self._roster = federation, roster
         self._kind, self._number, self._like = kind, number, like
-        self._payload = encode(params)
+        self._payload = payloads(sent)
         self._past = federation.store.past(federation.job, number=number, phase=kind)
         self._answers: dict[str, Answer] = {}
         self._absent: dict[int, Reply] = {}
@@ -84,7 +84,7 @@ class Collection:
         had = self._past.receipt(member.name)
         proof = {} if had.tag is None else {"tag": had.tag}
         return self._federation.request(
-            self._kind, self._number, self._payload, seen=had.reserves, **proof
+            self._kind, self._number, self._payload(member.name), seen=had.reserves, **proof
         )
 
     def _welcome(self, node: int, answer: Answer) -> Envelope | None:

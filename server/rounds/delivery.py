@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
-from common.codec import encode
 from common.errors import RunError
+from common.learners import learner_for
 from common.plan import Plan
 from common.report.model_card import model_card
 from server.report import METRICS, read_metrics
 from server.rounds.checkpoint import latest, load_state
 from server.rounds.checks import matched
-from server.rounds.exchange import GONE, ask
+from server.rounds.exchange import GONE, ask, payloads
 from server.rounds.federation import LOG, Federation
 from server.store import TOOK_PART, Reply
 
@@ -38,17 +39,20 @@ def deliver(federation: Federation) -> list[Reply]:
             f"{plan.study.rounds.count} rounds are done",
             remedy="resume the run to its end, then deliver it",
         )
-    request = federation.request(
-        "deliver", state.round, encode(state.model), card=card_of(plan, federation.run_dir)
-    )
+    payload = payloads(partial(learner_for(plan).result, state))
+    card = card_of(plan, federation.run_dir)
     rows = federation.store.members(federation.job)
     members = {r["site"]: int(r["node"] or 0) for r in rows if r["status"] == TOOK_PART}
+    requests = {
+        node: federation.request("deliver", state.round, payload(name), card=card)
+        for name, node in members.items()
+    }
     here, started = set(federation.grid.get_node_ids()), time.monotonic()
-    asked = {node: request for node in members.values() if node in here}
+    asked = {node: request for node, request in requests.items() if node in here}
     answers = ask(federation.grid, asked, deadline_s=plan.study.rounds.deadline_s)
     replies = []
     for name, node in sorted(members.items()):
-        answer = matched(answers.get(node, GONE), request)
+        answer = matched(answers.get(node, GONE), requests[node])
         LOG.info("%s, delivery: %s %s %s", federation.job, name, answer.status, answer.reason)
         replies.append(Reply(name, answer.status, answer.reason))
     federation.store.round(

@@ -1,4 +1,4 @@
-"""Asking every hospital the same and collecting what comes back, each failure with its name."""
+"""Asking the hospitals and collecting what comes back, each failure with its name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from common.codec import encode
 from common.errors import GrandroundsError
+from common.params import Params
 from common.wire import Envelope, pack, unpack
 
 POLL_S = 0.05  # Flower's own loop waits 3 s
@@ -53,6 +56,23 @@ def plain(text: str) -> str:
     'disk ? full'
     """
     return text.encode("utf-8", "replace").decode()[:_LONGEST_REASON]
+
+
+def payloads(sent: Callable[[str], Params]) -> Callable[[str], bytes]:
+    """Return what gives each hospital's weights as bytes; those that several have are made once.
+
+    Args:
+        sent: A hospital's name -> its weights.
+    """
+    weights, made = cache(sent), {}
+
+    def payload(name: str) -> bytes:
+        params = weights(name)  # kept, so that its id stays its own
+        if id(params) not in made:
+            made[id(params)] = encode(params)
+        return made[id(params)]
+
+    return payload
 
 
 GONE = Answer("failed", "the node is gone")

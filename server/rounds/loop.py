@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -64,9 +65,15 @@ def train(federation: Federation, roster: Roster, state: State) -> list[Contribu
         RunError: fewer of them than the quorum, after all retries.
     """
     number, rounds = state.round + 1, federation.plan.study.rounds
-    plan = federation.plan
-    like = learner_for(plan).shared(trained(plan.study, state.params))
-    collection = Collection(federation, roster, "train", number, params=state.params, like=like)
+    plan, learner = federation.plan, learner_for(federation.plan)
+    collection = Collection(
+        federation,
+        roster,
+        "train",
+        number,
+        sent=partial(learner.start, state),
+        like=learner.shared(trained(plan.study, state.params)),
+    )
     if not _reaches_quorum(federation, collection):
         failures = [f"{r.site} {r.status}: {r.reason}" for r in collection.missing]
         raise RunError(
@@ -75,7 +82,7 @@ def train(federation: Federation, roster: Roster, state: State) -> list[Contribu
             remedy="mend what those hospitals report, then resume the run",
         )
     sizes = {m.name: m.declared for m in roster.members}
-    return [Contribution(sizes[n], collection.values[n]) for n in sorted(collection.values)]
+    return [Contribution(sizes[n], collection.values[n], n) for n in sorted(collection.values)]
 
 
 def evaluate(federation: Federation, roster: Roster, state: State) -> None:
@@ -83,9 +90,8 @@ def evaluate(federation: Federation, roster: Roster, state: State) -> None:
     plan = federation.plan
     shape = (plan.histograms, 2, plan.study.evaluation.bins)
     like = {"counts": torch.zeros(shape, dtype=torch.float64)}
-    collection = Collection(
-        federation, roster, "evaluate", state.round, params=state.model, like=like
-    )
+    sent = partial(learner_for(plan).result, state)
+    collection = Collection(federation, roster, "evaluate", state.round, sent=sent, like=like)
     _reaches_quorum(federation, collection)
     for site, value in collection.values.items():
         federation.store.histogram(

@@ -34,8 +34,8 @@ def attack(
         from common.errors import StudyError
         from simulations.audit.attacks.study import KINDS, attack_study
         from simulations.audit.output import audit_folder
-        from simulations.runner import scenario_of
         from simulations.settings import start_settings
+        from simulations.world import scenario_of
 
     known = next((k for k in KINDS if k == kind), None)
     if known is None:

@@ -36,8 +36,7 @@ from simulations.audit.experiments import Experiment, Seen
 from simulations.audit.sampler import sampled
 from simulations.audit.subject import Subject
 from simulations.audit.transcript import transcript
-from simulations.runner import scenario_of
-from simulations.world import world_of
+from simulations.world import scenario_of, world_of
 
 _CANARIES, _OF_IMAGES = 4000, 1000  # of one seed, over all hospitals
 _SHARES = (10, 5, 2, 1)  # one guess for so many canaries

@@ -16,7 +16,7 @@ from common.cohort.parts import Part
 from common.errors import StudyError
 from common.learners import learner_for
 from common.learners.types import Adapt, Patients
-from common.models import Classifier, Shape, made, params_of, pick_device
+from common.models import Classifier, Shape, beside, made, params_of, pick_device
 from common.params import Params
 from common.plan import Plan
 from common.privacy.engine import PrivateModel
@@ -51,7 +51,7 @@ class Subject:
         agent: A site's folder -> the agent that answers for it.
 
     Raises:
-        StudyError: the plan promises nothing, or its unit is no patient.
+        StudyError: the plan promises nothing, its unit is no patient, or its outcome no class.
     """
 
     plan: Plan
@@ -67,6 +67,7 @@ class Subject:
                 f"study {self.plan.study.name!r} has no privacy table: it promises nothing",
                 remedy="add [privacy] with sigma or epsilon, delta and clip",
             )
+        self.plan.study.check_has_classes("audit")
         if self.plan.adjacency != "add_remove":
             raise StudyError(
                 f"learner.meta.unit of study {self.plan.study.name!r} is 'episode', and the "
@@ -131,9 +132,13 @@ class Subject:
             share = learner.meta.query_fraction
             changes["meta"] = learner.meta.model_copy(update={"pool": "parted"})
         changes["learning_rate"] = step * self.plan.denominator(declared, share=share)
+        if learner.metanet is not None:
+            changes["metanet"] = learner.metanet.model_copy(update={"rate": 1.0})
         study = self.plan.study.model_copy(update={"learner": learner.model_copy(update=changes)})
-        adapt, theta = self.adapt_for(replace(self.plan, study=study)), params_of(module)
-        trained = {k: theta[k] for k, p in module.named_parameters() if p.requires_grad}
+        adapt, own = self.adapt_for(replace(self.plan, study=study)), beside(study, module)
+        theta = {**own, **params_of(module)}
+        moved = [k for k, p in module.named_parameters() if p.requires_grad]
+        trained = {k: theta[k] for k in (*own, *moved)}
         leaves = tuple(learner_for(self.plan).shared(trained))
         return Bench(self.private(module), theta, adapt, step, declared, leaves)
 

@@ -10,7 +10,7 @@ has to hide. How large that noise is shows in where the next query is asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
@@ -23,7 +23,7 @@ from common.auditing.outcome import Outcome, judge
 from common.cohort.parts import Part, join
 from common.learners.types import Patients
 from common.params import Params, flatten
-from common.privacy.engine import PrivateModel
+from common.privacy.engine import PrivateModel, RecordLoss
 from common.privacy.noise import Floats
 from simulations.audit.experiments import Experiment, Seen
 from simulations.audit.replay import KINDS
@@ -84,6 +84,13 @@ class Scripted:
         """Return the clipped products, or the script's."""
         total = self._model.clipped_products(params, batch, direction=direction, clip=clip, **more)
         return self._answer(Answer(total, clip, direction, batch, is_product=True))
+
+    def clipped_sum_of(
+        self, loss: RecordLoss, at: Params, batch: Part, *, clip: float, **more: Any
+    ) -> Params:
+        """Return the clipped sum of a learner's own loss, or the script's."""
+        total = self._model.clipped_sum_of(loss, at, batch, clip=clip, **more)
+        return self._answer(Answer(total, clip, at, batch))
 
     def _answer(self, answer: Answer) -> Params:
         self.answers.append(answer)
@@ -147,10 +154,10 @@ def _run(
     model, source = Scripted(bench.model, script), _Kept(seed)
     delta = bench.adapt(cast(PrivateModel, model), bench.theta, Patients(part, _CROWD), source)
     answers, normals = model.answers, np.concatenate([np.empty(0), *source.drawn])
-    size = sum(v.numel() for v in answers[0].total.values()) if answers else 1
-    if normals.size != len(answers) * size:
-        return answers, math.ceil(abs(len(answers) - normals.size / size))
-    noise = torch.from_numpy(normals).reshape(len(answers), size)
+    sizes = [sum(v.numel() for v in answer.total.values()) for answer in answers]
+    if normals.size != sum(sizes):
+        return answers, math.ceil(abs(sum(sizes) - normals.size) / max([*sizes, 1]))
+    noise = torch.split(torch.from_numpy(normals), sizes)
     return answers, _off_scale(subject, bench, script or answers, answers, noise, delta)
 
 
@@ -186,7 +193,7 @@ def _off_scale(
     bench: Bench,
     given: list[Answer],
     answers: list[Answer],
-    noise: Tensor,
+    noise: Sequence[Tensor],
     delta: Params,
 ) -> int:
     """Return after how many answers that stay at the hospital the noise was of another size."""

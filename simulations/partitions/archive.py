@@ -19,8 +19,7 @@ from common.cohort.split import content_ids
 from common.errors import DataError, StudyError
 from common.files import write_atomic
 from common.study import Study
-
-_ROUNDED_TO = 10  # a declared size is a round number at most the true one
+from simulations.partitions.types import of_partition
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,13 @@ def read_pictures(path: Path, image: Image, *, patients: bool | None) -> Picture
     optional = ["patient"] if patients is None else []
     arrays = read_named(path, names, optional)
     images = arrays["images"]
-    try:
+    with of_partition():
         check_images(path, images if images.ndim != 3 else images[..., None], image)
         labels = one_each(path, "labels", arrays["labels"], len(images))
         if "patient" in arrays:
             ids = one_each(path, "patient", arrays["patient"], len(images))
         else:
             ids = content_ids(one.tobytes() for one in images)
-    except DataError as error:
-        raise _of_partition(error) from error
     return Pictures(images, _numbers(path, labels), np.array(ids))
 
 
@@ -103,15 +100,8 @@ def read_named(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -
             )
         return {name: archive[name] for name in (*names, *optional) if name in archive.files}
 
-    try:
+    with of_partition():
         return read_archive(path, pick)
-    except DataError as error:
-        raise _of_partition(error) from error
-
-
-def _of_partition(error: DataError) -> DataError:
-    told = error.message.replace("cohort file", "partition file", 1)
-    return DataError(told, remedy=error.remedy)
 
 
 def _numbers(path: Path, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -164,15 +154,6 @@ def first_copies(pictures: Pictures) -> tuple[NDArray[np.bool_], tuple[str, ...]
         kept[records[0]] = len(set(pictures.labels[records].tolist())) == 1
     gone = int((~kept).sum())
     return kept, (f"copies: {gone} exact ones left out",) if gone else ()
-
-
-def round_count(count: int) -> int:
-    """Return the rounded count that a hospital made here declares.
-
-    >>> round_count(237), round_count(7)
-    (230, 7)
-    """
-    return count // _ROUNDED_TO * _ROUNDED_TO or count
 
 
 def write_arrays(path: Path, **arrays: NDArray[np.generic]) -> None:

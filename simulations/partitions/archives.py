@@ -1,4 +1,4 @@
-"""Hospitals that are archives of images, each with classes of its own: other organs, other diseases.
+"""Hospitals that are archives of images, each with classes of its own: other organs and diseases.
 
 Nothing is drawn and no image is changed; copies are left out where the study says so.
 """

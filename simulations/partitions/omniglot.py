@@ -23,10 +23,9 @@ from simulations.partitions.archive import (
     image_of,
     read_named,
     read_pictures,
-    round_count,
     write_arrays,
 )
-from simulations.partitions.types import Hospital
+from simulations.partitions.types import Hospital, round_count
 
 
 def omniglot(

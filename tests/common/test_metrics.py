@@ -8,7 +8,14 @@ import statsmodels.api as sm
 from scipy.special import expit, logit
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from common.metrics import Figures, figures, fit_logistic, mean_figures, net_benefit
+from common.metrics import (
+    Figures,
+    figures,
+    fit_logistic,
+    mean_figures,
+    net_benefit,
+    weighted_kappa,
+)
 
 NAMES = [name for name in Figures().to_json() if name != "patients"]
 
@@ -203,3 +210,31 @@ def test_logistic_fit_gives_up_without_a_finite_solution():
     assert fit_logistic(one, np.array([3.0]), np.array([0.0])) is None
     assert fit_logistic(one, np.array([0.0]), np.array([0.0])) is None
     assert fit_logistic(one, np.array([-3.0]), np.array([1.0])) is None
+
+
+def test_kappa_of_grades_equals_a_hand_derived_constant():
+    # Given 0 1 2 1 for true 0 1 2 2: one miss by one grade, so sum w O = 1. Margins 1 1 2 (true)
+    # and 1 2 1 (given) expect (0: 2 + 4, 1: 1 + 1, 2: 2 (4 + 2)) / 4 = 20 / 4: kappa 1 - 1/5.
+    graded, labels = np.array([0, 1, 2, 1]), np.array([0, 1, 2, 2])
+    assert weighted_kappa(graded, labels, np.ones(4)) == pytest.approx(0.8)
+    # A miss by two grades costs four times as much: 4, of margins 1 1 2 and 2 1 1. Expected
+    # (0: 1 + 4, 1: 2 + 1, 2: 2 (8 + 1)) / 4 = 26 / 4.
+    assert weighted_kappa(np.array([0, 1, 2, 0]), labels, np.ones(4)) == pytest.approx(1 - 16 / 26)
+
+
+def test_kappa_weighs_patients_and_keeps_the_place_of_a_grade_that_nobody_has():
+    # Fault: grades 0, 2 and 3 alone would be numbered 0, 1 and 2.
+    rng = np.random.default_rng(3)
+    labels, graded = rng.choice([0, 2, 3], 60), rng.choice([0, 2, 3], 60)
+    weights = rng.choice([0.25, 0.5, 1.0], 60)
+    w = (labels[:, None] - graded) ** 2 * weights[:, None] * weights
+    expected = 1 - weights.sum() * (weights * (labels - graded) ** 2).sum() / w.sum()
+    assert weighted_kappa(graded, labels, weights) == pytest.approx(expected)
+
+
+def test_only_grades_have_a_kappa_and_one_grade_has_none():
+    scores, labels = np.eye(3)[[0, 1, 2, 1]], np.array([0, 1, 2, 2])
+    assert figures(scores, labels).kappa is None
+    assert figures(scores, labels, ordinal=True).kappa == pytest.approx(0.8)
+    assert figures(np.eye(3)[[1, 1]], np.array([1, 1]), ordinal=True).kappa is None
+    assert figures(np.eye(3)[[1, 1]], np.array([0, 1]), ordinal=True).kappa == 0.0

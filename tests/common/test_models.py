@@ -10,7 +10,6 @@ from torch import nn
 from common.cohort.parts import Part
 from common.errors import StudyError
 from common.models import (
-    MODELS,
     StandardisedConv2d,
     build,
     initial_params,
@@ -27,6 +26,8 @@ from common.privacy.engine import PrivateModel, check_compatible
 from common.study import parse_study
 
 torch.set_num_threads(1)
+
+MODELS = ("logistic", "mlp", "conv4", "resnet18")  # backbones have tests of their own
 
 
 def study(name, *, size=16, channels=1, classes=3, table=False, **model):

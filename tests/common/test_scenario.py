@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from common.scenario import FEDERATED, Arm, BreastCancer, PartitionSite, Simulation
+from common.partition_spec import BreastCancer, PartitionSite
+from common.scenario import FEDERATED, Arm, Simulation
 
 SITES = {"va": {"path": "va.csv", "declared": 200}}
 SITE = {"name": "a", "patients": 10, "positives": 4, "declared": 10}

@@ -140,15 +140,18 @@ def _run(
         contributions = []
         for name, pool in pools.items():
             patients = Patients(train[name], declared[name])
-            start = {**state.params, **kept[name]}
+            sent = learner.start(state, name)
+            start = {**sent, **kept[name]}
             whole = learner.adapt(engine, start, patients, source)
             delta = learner.shared(whole)
             kept[name] = {k: start[k] + v for k, v in whole.items() if k not in delta}
-            along[name] += _by_patient(-_slope(model, state.params, delta, pool), pool)
-            contributions.append(Contribution(declared[name], delta))
+            along[name] += _by_patient(-_slope(model, sent, delta, pool), pool)
+            contributions.append(Contribution(declared[name], delta, name))
         state = learner.apply(state, contributions)
-    load_params(model, state.model)
-    final = [_by_patient(_confidence(model, pool), pool) for pool in pools.values()]
+    final = []
+    for name, pool in pools.items():
+        load_params(model, learner.result(state, name))
+        final.append(_by_patient(_confidence(model, pool), pool))
     return {"deltas": np.concatenate(list(along.values())), "model": np.concatenate(final)}
 
 
@@ -157,13 +160,15 @@ def _slope(model: nn.Module, params: Params, direction: Params, part: Part) -> T
 
     Backwards twice: <sum_i u_i grad L_i, direction> is linear in u.
     """
-    weights = {name: value.clone().requires_grad_() for name, value in params.items()}
+    names = dict(model.named_parameters())  # a learner may train more, beside the model
+    weights = {name: params[name].clone().requires_grad_() for name in names}
     logits = functional_call(model, weights, (part.x,))
     losses = F.cross_entropy(logits, part.y, reduction="none")
     u = torch.zeros_like(losses, requires_grad=True)
-    moved = [weights[name] for name in direction]  # what is frozen is in no delta
+    there = [name for name in direction if name in names]  # what is frozen is in no delta
+    moved = [weights[name] for name in there]
     gradients = torch.autograd.grad(losses, moved, u, create_graph=True)
-    pairs = zip(gradients, direction.values(), strict=True)
+    pairs = zip(gradients, (direction[name] for name in there), strict=True)
     along = torch.stack([(g * d).sum() for g, d in pairs]).sum()
     slopes: Tensor = torch.autograd.grad(along, u)[0]
     return slopes

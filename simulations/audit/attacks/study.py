@@ -38,8 +38,7 @@ from simulations.audit.attacks.inversion import (
     recovered,
 )
 from simulations.audit.attacks.membership import SCORES, infer
-from simulations.runner import scenario_of
-from simulations.world import world_of
+from simulations.world import scenario_of, world_of
 
 Kind = Literal["inversion", "membership"]
 Values = dict[str, Any]
@@ -160,7 +159,8 @@ def _alone(plan: Plan, theta: Params, cohorts: Mapping[str, Cohort], seed: int) 
     found = {"read": 0, "patients": 0, "by_chance": 0, "others": 0}
     for name, cohort in cohorts.items():
         source = SeededSource(derive(seed, name, "alone"))
-        delta = adapt(engine, theta, Patients(cohort.train, cohort.declared), source)
+        patients = Patients(cohort.train, cohort.declared, cohort.classes)
+        delta = adapt(engine, theta, patients, source)
         inputs = read_alone(delta, layers)
         found["read"] += recovered(inputs, cohort.train)
         found["patients"] += cohort.train.patients

@@ -21,6 +21,7 @@ from common.codec import encode
 from common.cohort.inputs import read_inputs
 from common.cohort.parts import Part
 from common.cohort.read import read_cohort
+from common.cohort.schema import Label
 from common.errors import DataError, SiteError
 from common.learners.adaptation import adapt_locally
 from common.metrics import figures
@@ -185,7 +186,7 @@ def test_a_wrong_run_and_a_wrong_input_are_told(
 def test_figures_of_the_holdout_have_an_interval_and_tenths() -> None:
     risk = np.array([0.05, 0.15, 0.35, 0.45, 0.85, 0.85])
     part = Part(torch.zeros(6, 1), torch.tensor([0, 0, 1, 0, 1, 1]), torch.arange(6), 6)
-    found = judged(np.stack([1 - risk, risk], axis=1), part)
+    found = judged(np.stack([1 - risk, risk], axis=1), part, Label(classes=("well", "ill")))
     # Of nine pairs the ill one at .35 loses to the well one at .45 alone.
     assert found["figures"]["auc"] == pytest.approx(8 / 9)
     low, high = found["auc_low"], found["auc_high"]
@@ -197,6 +198,6 @@ def test_figures_of_the_holdout_have_an_interval_and_tenths() -> None:
 
 def test_three_classes_have_no_tenths_and_no_interval() -> None:
     part = Part(torch.zeros(3, 1), torch.tensor([0, 1, 2]), torch.arange(3), 3)
-    found = judged(np.eye(3), part)
+    found = judged(np.eye(3), part, Label(classes=("a", "b", "c")))
     assert (found["tenths"], found["auc_low"]) == ([], None)
     assert found["figures"]["accuracy"] == 1.0

@@ -142,3 +142,23 @@ def test_patients_without_ids_are_known_by_content_as_the_split_knows_them(tmp_p
     assert read_patients(tmp_path / "c.npz", schema) == (
         read_images(tmp_path / "c.npz", schema).patients
     )
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_one_image_file_is_one_case(tmp_path: Path, ending: str) -> None:
+    pixels = np.full((8, 8), 200, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"new.{ending}")
+    (tmp_path / f"new.{ending}").rename(tmp_path / "new")  # the kind is told by the bytes
+    found = read_inputs(tmp_path / "new", pictures())
+    assert found.x.shape == (1, 1, 8, 8)
+    assert found.x.max() == pytest.approx(200 / 127.5 - 1, abs=0.02)
+    assert (found.patients, found.incomplete.tolist(), found.notes) == (None, [False], ())
+
+
+def test_an_image_that_cannot_be_read_or_is_not_wanted_is_named(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "new.png")
+    with pytest.raises(DataError, match="is an image, and the study expects a table"):
+        read_inputs(tmp_path / "new.png", table())
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "small.png")
+    with pytest.raises(DataError, match=r"input file '.*small\.png' is 9x9 pixels"):
+        read_inputs(tmp_path / "small.png", pictures())

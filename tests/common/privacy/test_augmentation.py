@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.ndimage import rotate
 
 from common.cohort.parts import Part
 from common.errors import StudyError
@@ -20,6 +21,7 @@ from common.privacy.noise import SeededSource
 from common.study import parse_study
 
 SPEC = AugmentationSpec(copies=3, flip=True, shift=2)
+TURNED = AugmentationSpec(copies=3, flip=True, shift=2, rotation=20)
 CLIP = 0.05
 
 
@@ -65,17 +67,39 @@ def test_copies_are_mirrored_and_moved_pictures_of_their_own_record():
     assert rows.weights.tolist() == pytest.approx([1 / 6] * 6 + [1 / 3] * 3)
     for record in range(3):
         for copy in range(3):
-            expected = by_loops(batch.x[record], *batch.views[record, copy].tolist())
+            expected = by_loops(batch.x[record], *batch.views[record, copy, :3].tolist())
             assert torch.equal(rows.x[3 * record + copy], expected)
             assert rows.y[3 * record + copy] == batch.y[record]
 
 
+@pytest.mark.parametrize("shape", [(9, 9), (8, 12)])
+def test_turned_copies_are_those_of_another_library(shape):
+    """Faults it is for: radians for degrees, the other way round, sides of unequal length."""
+    x = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    degrees = torch.tensor([37, -90])
+    views = torch.zeros(2, 4, dtype=torch.int64)
+    views[:, 3] = degrees
+    part = Part(x, torch.zeros(2).long(), torch.arange(2), 2, views=views[:, None])
+    found = expanded(part).x
+    for picture, turned, angle in zip(x, found, degrees.tolist(), strict=True):
+        how = {"axes": (2, 1), "reshape": False, "order": 1, "mode": "nearest"}
+        expected = rotate(picture.numpy(), angle, **how)
+        torch.testing.assert_close(turned, torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_quarter_turn_by_hand():
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+    views = torch.tensor([[[0, 0, 0, 90]]])  # anticlockwise: the right column comes to the top
+    part = Part(x, torch.zeros(1).long(), torch.zeros(1).long(), 1, views=views)
+    torch.testing.assert_close(expanded(part).x[0, 0], torch.tensor([[2.0, 4.0], [1.0, 3.0]]))
+
+
 def test_ways_of_altering_are_drawn_evenly():
     # 6000 draws of five shifts and of two sides; each bound fails with a probability below 1e-6.
-    spec = AugmentationSpec(copies=60, flip=True, shift=2)
+    spec = AugmentationSpec(copies=60, flip=True, shift=2, rotation=2)
     views = with_views(pictures(list(range(100))), spec, SeededSource(3)).views.flatten(0, 1)
     assert abs(views[:, 0].double().mean() - 0.5) < 5 * 0.5 / math.sqrt(6000)
-    for column in (1, 2):
+    for column in (1, 2, 3):
         counts = torch.bincount(views[:, column] + 2, minlength=5)
         assert len(counts) == 5
         assert (counts - 1200).abs().max() < 5 * math.sqrt(6000 * 0.2 * 0.8)
@@ -93,7 +117,7 @@ def test_without_augmentation_the_source_is_left_alone():
 def test_a_draw_brings_its_copies_once():
     plan = Plan(parse_study(values(augmentation=SPEC.model_dump()), origin="t"), 1.0, 1.0)
     batch = draw(plan, pictures([0, 0, 1]), SeededSource(0))
-    assert batch.views.shape == (3, 3, 3)
+    assert batch.views.shape == (3, 3, 4)
     # MAML asks a sample twice: both queries must be about the same copies.
     assert torch.equal(expanded(batch).x, expanded(batch).x)
 
@@ -118,10 +142,11 @@ def test_a_patients_gradient_is_the_mean_over_all_copies_clipped_once(way, monke
 
 
 @pytest.mark.parametrize("value", [1.0, 1e3, 1e6, math.nan, math.inf])
-def test_one_patient_with_copies_moves_the_sum_by_at_most_the_clip(value):
+@pytest.mark.parametrize("spec", [SPEC, TURNED], ids=["moved", "turned"])
+def test_one_patient_with_copies_moves_the_sum_by_at_most_the_clip(spec, value):
     """Normal, far too large and broken pictures; the last is in the middle of another's records."""
     module = model()
-    batch = with_views(pictures([0, 1, 2, 1]), SPEC, SeededSource(1))
+    batch = with_views(pictures([0, 1, 2, 1]), spec, SeededSource(1))
     batch.x[2] *= value
     params, private = params_of(module), PrivateModel(module)
     rest = batch.select(torch.tensor([0, 1, 3]))

@@ -219,3 +219,33 @@ def test_without_a_pooled_auc_each_readable_one_is_named() -> None:
     for site in metrics["sites"]:
         site["private"] = None
     assert "no hospital released an AUC that its noise leaves readable" in report_html(metrics)
+
+
+def test_grades_have_a_kappa_in_every_table_of_arms_and_others_have_none(page: str) -> None:
+    assert "Kappa" not in page
+    assert "Kappa" not in model_card(example())
+    metrics = example()
+    for arm in metrics["arms"].values():
+        arm["mean_kappa"], arm["adapted"]["mean_kappa"] = 0.41, 0.62
+    graded = report_html(metrics)
+    assert graded.count('<th scope="col">Kappa</th>') == 2
+    assert graded.count("<td>0.410</td>") == graded.count("<td>0.620</td>") == len(metrics["arms"])
+    assert "Kappa, adapted" in model_card(metrics)
+    assert not Reader(graded).open
+
+
+def test_similar_cases_are_a_table_of_their_own_beside_the_inputs_and_chance(page: str) -> None:
+    assert "Similar cases" not in page
+    row = {"distance": "cosine", "hospitals": 3, "map": 0.61, "chance": 0.4}
+    row |= {"precision": {"1": 0.7, "5": None}, "recall": {"1": 0.1, "5": 0.3}}
+    retrieval = {"ks": [1, 5], "most": {"gallery": 2000, "queries": 500}}
+    retrieval |= {"inputs": row, "arms": {HOSTILE: row | {"map": 0.83}}}
+    shown = report_html(example() | {"retrieval": retrieval})
+    section = shown.partition("Similar cases")[2]
+    assert "no body: the inputs themselves" in section
+    cells = ["0.700", DASH, "0.100", "0.300", "0.830", "0.400"]
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in section
+    assert "<b>Table 4.</b>" in section
+    assert EXACT in section
+    assert "<script" not in shown
+    assert not Reader(shown).open

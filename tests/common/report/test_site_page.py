@@ -133,3 +133,13 @@ def test_no_picture_where_there_is_nothing_to_draw() -> None:
     }
     assert burn_down(example(spending=[unbounded])) == ""
     assert calibration_here(example(models=[])) == ""
+
+
+def test_a_study_of_grades_shows_its_kappa(page: str) -> None:
+    assert "Kappa" not in page
+    values = example()
+    values["models"][0]["judged"]["adapted"]["figures"]["kappa"] = 0.57
+    graded = site_html(values)
+    assert '<th scope="col">Kappa</th>' in graded
+    assert "<td>0.570</td>" in graded
+    assert not Reader(graded).open
