@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench bench-deployment audit clean
+.PHONY: help setup demo test test-slow check format bench bench-deployment sinusoids audit clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ bench: setup ## Print speed: demo, heart, and in process against Flower's simula
 
 bench-deployment: setup ## Print a deployment's speed beside stock Flower's (some minutes)
 	$(BIN)/python -m simulations.deployment_benchmark
+
+sinusoids: setup ## Print the papers' sinusoid regression by MAML, FOMAML and Reptile (some minutes)
+	$(BIN)/python -m simulations.sinusoids
 
 audit: setup ## Print which planted faults the audit finds, and sound engines under twenty seeds
 	$(BIN)/python -m tests.audit_tables

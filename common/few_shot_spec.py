@@ -32,7 +32,7 @@ Baseline = Literal[
 ]
 USES: tuple[Use, ...] = get_args(Use)
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
-Beside = Literal["hog", "pixels"]
+Beside = Literal["hog", "pixels", "coarse", "levels"]
 OF_WEIGHTS: tuple[Use, ...] = ("fine_tune", "gradual", "adapt", "prior")
 """Uses that move the body's own weights; the others describe every case by it, once."""
 
@@ -45,6 +45,7 @@ class Method(Table):
     """One way to learn from the few cases of a new hospital.
 
     In a file it is such a table, or its name: 'ARM+USE', 'ARM+USE+hog+pixels', or a baseline.
+    With 'shifted' among what follows the use, `shifted` is true.
 
     Attributes:
         name: By default those of arm and use, with '+' between them.
@@ -54,7 +55,11 @@ class Method(Table):
             and 'gradual' of all its weights; 'adapt', the learner's own inner steps; 'prior', the
             study's local adaptation around the shared weights. Without an arm a baseline:
             'scratch', fine-tuning of random weights, or a classifier on the inputs themselves.
-        beside: What stands beside the body's features: the image's gradients, its pixels.
+        beside: What stands beside the body's features: the image's gradients, its pixels, these
+            made coarse (16 a side, of the image standardised by itself), or what lower layers of
+            the body see.
+        shifted: Whether each labelled image is learnt from in five places, itself and moved
+            diagonally, and the probabilities of a query's five are averaged (geometric mean).
         episodes: At most so many; by default those of the table.
         options: Of the use, by name, where its defaults do not serve.
     """
@@ -63,6 +68,7 @@ class Method(Table):
     arm: Name | None = None
     use: Use | Baseline
     beside: tuple[Beside, ...] = ()
+    shifted: Annotated[bool, Field(strict=True)] = False
     episodes: Count | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
@@ -76,8 +82,12 @@ class Method(Table):
         if not isinstance(values, dict) or not isinstance(values.get("use"), str):
             return values
         use, *beside = values["use"].split("+")
+        if "shifted" in beside:
+            beside.remove("shifted")
+            values = {**values, "shifted": True}
         values = {**values, "use": use, "beside": [*values.get("beside", ()), *beside]}
-        named = [values.get("arm"), use, *values["beside"]]
+        last = "shifted" if values.get("shifted") else None
+        named = [values.get("arm"), use, *values["beside"], last]
         return {"name": "+".join(str(part) for part in named if part is not None), **values}
 
     @model_validator(mode="after")
@@ -92,10 +102,11 @@ class Method(Table):
                 f"method {self.name!r}: {self.use!r} is a baseline and takes no arm; an arm's body "
                 f"is used by one of {', '.join(USES)}"
             )
-        if self.beside and (self.arm is None or self.use in OF_WEIGHTS):
+        more = [*self.beside, *(["shifted"] if self.shifted else [])]
+        if more and (self.arm is None or self.use in OF_WEIGHTS):
             raise ValueError(
-                f"method {self.name!r}: '+{self.beside[0]}' stands beside a body's features, so it "
-                f"goes with {', '.join(u for u in USES if u not in OF_WEIGHTS)} of an arm"
+                f"method {self.name!r}: '+{more[0]}' goes with a body's features, and so with "
+                f"{', '.join(u for u in USES if u not in OF_WEIGHTS)} of an arm"
             )
         return self
 

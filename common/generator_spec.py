@@ -1,4 +1,4 @@
-"""The tables of the learners that generate weights: `[learner.hypernetwork]`, `[learner.metanet]`."""
+"""The tables of the learners that generate weights: hypernetwork and metanet."""
 
 from __future__ import annotations
 

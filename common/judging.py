@@ -21,10 +21,6 @@ from common.survival import CENSORED, by_horizon, c_index
 
 Floats = NDArray[np.float64]
 
-_UNCALIBRATED = dict.fromkeys(
-    ("calibration_slope", "calibration_intercept", "observed_expected"), None
-)
-
 
 def outcomes(part: Part, label: Label) -> NDArray[np.int64]:
     """Return each record's class, (records,); of survival CENSORED where the horizon is unknown."""
@@ -47,8 +43,15 @@ def judge(scores: Floats, part: Part, label: Label, *, ranked: bool = False) -> 
     if label.horizon is None:
         return found
     concordance = c_index(part.y.numpy(), scores[:, 1], weights)
-    kept = Figures(auc=found.auc) if ranked else replace(found, **_UNCALIBRATED)
-    return replace(kept, c_index=concordance, patients=float(weights.sum()))
+    kept = Figures(auc=found.auc) if ranked else found
+    return replace(
+        kept,
+        calibration_slope=None,
+        calibration_intercept=None,
+        observed_expected=None,
+        c_index=concordance,
+        patients=float(weights.sum()),
+    )
 
 
 def exact_auc(scores: Floats, part: Part, label: Label) -> float | None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from common.alignment_spec import AlignmentSpec
 from common.generator_spec import GENERATORS, HypernetworkSpec, MetaNetSpec
 from common.metric_spec import MetricLoss, MetricSpec, TaskSpec
 from common.schema import Count, Fraction, Positive, Table
@@ -71,9 +72,11 @@ LearnerName = Literal[
     "triplet",
     "hypernetwork",
     "metanet",
+    "aligned",
 ]
 
 _META: tuple[LearnerName, ...] = ("fomaml", "maml", "anil", "metanet")
+_PLAIN: tuple[LearnerName, ...] = ("reptile", "fedavg", "fedprox", "aligned")
 _OWN_HEAD: tuple[LearnerName, ...] = ("fedrep", "anil")
 _METRIC: dict[str, MetricLoss] = {
     "prototypical": "prototypical",
@@ -101,6 +104,7 @@ class LearnerSpec(Table):
             one.
         hypernetwork: What makes each hospital's weights, of the learner of that name.
         metanet: The map to fast weights, likewise.
+        alignment: How features are drawn together, of the learner 'aligned'.
         task: The problems that a round makes of a hospital's patients; one, its own, if left out.
     """
 
@@ -116,6 +120,7 @@ class LearnerSpec(Table):
     metric: MetricSpec | None = None
     hypernetwork: HypernetworkSpec | None = None
     metanet: MetaNetSpec | None = None
+    alignment: AlignmentSpec | None = None
     task: TaskSpec | None = None
 
     @model_validator(mode="before")
@@ -124,6 +129,8 @@ class LearnerSpec(Table):
         """Let a study leave out defaults that its digest has to cover."""
         if not isinstance(values, dict):
             return values
+        if values.get("name") == "aligned" and values.get("alignment") is None:
+            values = {**values, "alignment": {}}
         if values.get("name") in GENERATORS and values.get(values["name"]) is None:
             values = {**values, values["name"]: {}}
         if values.get("name") in _META and values.get("meta") is None:
@@ -154,6 +161,23 @@ class LearnerSpec(Table):
                 f"optimizer is {self.optimizer!r} with learner 'metanet', whose steps are the "
                 "learned map's: leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_fits(self) -> LearnerSpec:
+        if self.name != "aligned":
+            if self.alignment is not None:
+                raise ValueError(
+                    f"alignment is given with learner {self.name!r}: leave it out, or choose "
+                    "aligned"
+                )
+            return self
+        for other in ("metric", "task"):
+            if getattr(self, other) is not None:
+                raise ValueError(
+                    f"{other} is given with learner 'aligned', whose features are those of one "
+                    "task under one linear layer: leave it out, or choose another learner"
+                )
         return self
 
     @model_validator(mode="after")
@@ -195,7 +219,7 @@ class LearnerSpec(Table):
 
     @model_validator(mode="after")
     def _adam_is_of_plain_steps(self) -> LearnerSpec:
-        if self.optimizer == "adam" and self.name not in (*_METRIC, "reptile", "fedavg", "fedprox"):
+        if self.optimizer == "adam" and self.name not in (*_METRIC, *_PLAIN):
             raise ValueError(
                 f"optimizer is 'adam' with learner {self.name!r}, whose steps are plain gradient "
                 "steps: leave it out, or use reptile, fedavg, fedprox or a metric learner"
@@ -253,7 +277,8 @@ class LearnerSpec(Table):
             "meta": self.meta if name in _META else None,
             "head_steps": self.head_steps if name == "fedrep" else None,
             "metric": self._metric_for(name),
-            "task": None if name in (*_OWN_HEAD, *GENERATORS) else self.task,
+            "alignment": self.alignment if name == "aligned" else None,
+            "task": None if name in (*_OWN_HEAD, *GENERATORS, "aligned") else self.task,
             **{own: getattr(self, own) if name == own else None for own in GENERATORS},
             "optimizer": "sgd" if name == "metanet" else self.optimizer,
         }
@@ -266,7 +291,8 @@ class LearnerSpec(Table):
                 {} if self.metric is None else self.metric.model_dump(exclude={"loss", "distance"})
             )
             return {**kept, "loss": _METRIC[name]}
-        if self.metric is None or self.name in _METRIC or name in (*_OWN_HEAD, *GENERATORS):
+        without = (*_OWN_HEAD, *GENERATORS, "aligned")
+        if self.metric is None or self.name in _METRIC or name in without:
             return None
         return self.metric.model_dump()
 

@@ -7,6 +7,7 @@ Normalisation is by group (Wu and He 2018), never by batch. A model knows the sh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.alignment import start
 from common.context import FullContext
 from common.errors import StudyError
 from common.fast_weights import start_of_map
@@ -52,13 +54,19 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the last layer sees of x, (records, features): its place in the space."""
+        with self.watched() as seen:
+            self.body(x)
+        return seen[0].flatten(1)
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Tensor]]:
+        """Keep what the last layer sees, (records, ...), of each call of the model meanwhile."""
         seen: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            self.body(x)
+            yield seen
         finally:
             hook.remove()
-        return seen[0].flatten(1)
 
     @property
     def by_record(self) -> bool:
@@ -260,11 +268,17 @@ def initial_params(study: Study, *, seed: int, folder: Path | None = None) -> Pa
 
 
 def beside(study: Study, model: nn.Module, *, seed: int = 0) -> Params:
-    """Return what the study's learner trains beside the model, and shares as it does: its map.
+    """Return what the study's learner has beside the model, and shares as it does.
+
+    That is a map to fast weights, or pooled moments of features.
 
     Raises:
         StudyError: the model is too large for it.
     """
+    if study.learner.alignment is not None:
+        head = cast(Classifier, model).head
+        assert isinstance(head, nn.Linear)  # the plan refuses other models
+        return start(study.learner.alignment, head.in_features)
     if study.learner.metanet is None:
         return {}
     moved: Params = {k: p for k, p in model.named_parameters() if p.requires_grad}

@@ -161,6 +161,7 @@ def compile_study(study: Study) -> Plan:
     _check_augmentation(study)
     _check_metric(study)
     _check_generator(study)
+    _check_alignment(study)
     privacy = study.privacy
     if privacy is None:
         return Plan(study=study, sigma=0.0, evaluation_sigma=0.0)
@@ -236,6 +237,30 @@ def _check_metric(study: Study) -> None:
             f"learner.task.shots is {task.shots}, and the study is private: who else is in an "
             "episode of so many cases a class depends on every patient",
             remedy="leave learner.task.shots out (all patients take part), or [privacy]",
+        )
+
+
+def _check_alignment(study: Study) -> None:
+    """Refuse to align features that there are none of, or that do not move."""
+    model, server = study.model, study.server
+    if study.learner.alignment is None:
+        return
+    wrong = None
+    if model.name == "logistic" or (model.name == "mlp" and not model.hidden):
+        wrong = f"model.name is {model.name!r}, whose last layer is all of it", "model"
+    elif model.frozen is not None:
+        wrong = f"model.frozen is {model.frozen!r}, so that features do not move", "model.frozen"
+    elif server.norm_bound is not None:
+        wrong = (
+            f"server.norm_bound is {server.norm_bound:g}, which the moments would use up",
+            "server.norm_bound",
+        )
+    if wrong is not None:
+        raise StudyError(
+            f"learner.name is 'aligned' and {wrong[0]}",
+            remedy="choose an mlp with hidden layers, conv4 or resnet18, or another learner"
+            if wrong[1] == "model"
+            else f"leave {wrong[1]} out, or choose another learner",
         )
 
 

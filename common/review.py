@@ -23,6 +23,7 @@ _LEARNERS = {
     "triplet": "the triplet loss",
     "hypernetwork": "pFedHN (a hypernetwork at the coordinator)",
     "metanet": "Meta Networks (steps by a learned map)",
+    "aligned": "feature alignment",
 }
 
 
@@ -83,6 +84,7 @@ def _computes(plan: Plan) -> tuple[str, ...]:
     study, learner = plan.study, plan.study.learner
     clip = _clip(plan)
     several, rate = study.cohort.max_records, learner.sampling_rate
+    model = "the shared model" if learner.hypernetwork is None else "the weights it is sent"
     records = "one record" if several == 1 else f"at most {several} records"
     sample = (
         "all training patients"
@@ -97,11 +99,12 @@ def _computes(plan: Plan) -> tuple[str, ...]:
         f"{records} of a patient{clip}",
         *_copies(plan),
         *_space(plan),
+        *_alignment(plan),
         *_body(plan),
         *_generated(plan),
         *_query(plan),
-        "at the end scores its evaluating patients with the shared model, once, and adapts the "
-        "shared model to its own training patients",
+        f"at the end scores its evaluating patients with {model}, once, and adapts {model} to its "
+        "own training patients",
     )
 
 
@@ -149,6 +152,25 @@ def _space(plan: Plan) -> tuple[str, ...]:
         cases = "" if task.shots is None else f", from {task.shots} cases a class"
         told.append(f"{task.per_round} problem(s) a round, drawn anew: {kinds[task.kind]}{cases}")
     return tuple(told)
+
+
+def _alignment(plan: Plan) -> tuple[str, ...]:
+    """Say what features are drawn to, if they are."""
+    spec = plan.study.learner.alignment
+    if spec is None:
+        return ()
+    what = "means" if spec.kind == "mmd" else "means and products"
+    sigma = plan.sigma / plan.study.learner.sampling_rate
+    noise = (
+        f"with Gaussian noise of {sigma:g} times what one patient can add"
+        if plan.private
+        else "WITHOUT NOISE"
+    )
+    return (
+        f"begins each round with the {what} of its features, {noise}: they leave with the change, "
+        "and each step also draws the features towards the hospitals' pooled ones "
+        f"({spec.kind}, weight {spec.weight:g})",
+    )
 
 
 def _body(plan: Plan) -> tuple[str, ...]:

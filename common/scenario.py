@@ -227,4 +227,5 @@ _STANDARD: dict[str, Arm] = {
     "triplet": Arm(kind="triplet"),
     "hypernetwork": Arm(kind="hypernetwork"),
     "metanet": Arm(kind="metanet"),
+    "aligned": Arm(kind="aligned"),
 }

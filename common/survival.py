@@ -73,7 +73,7 @@ def discrete_time(edges: Sequence[float], horizon: float) -> Objective:
 
     The intervals are (0, e_1], (e_1, e_2], ..., and h_j, the sigmoid of output j, is the hazard:
     the probability of the event in interval j of who reached it. For a record that had the event in
-    interval k, or of whom the first k - 1 intervals are known to have passed without it, the loss is
+    interval k, or of which it is known that k - 1 intervals passed without it, the loss is
 
         - sum_{j < k} log(1 - h_j)  -  [event in k] log h_k
 

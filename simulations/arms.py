@@ -48,6 +48,7 @@ NOTES = {
     "anil": "ANIL: local steps of the head alone, which stays; the query moves the shared body",
     "hypernetwork": "a hypernetwork at the server: each hospital is sent weights of its own",
     "metanet": "Meta Networks: local steps by a learned map, which the query moves with the model",
+    "aligned": "FedAvg-like steps that also draw features together (MMD or deep CORAL)",
 }
 
 
@@ -132,8 +133,13 @@ def shared_and_adapted(
     for name, cohort in cohorts.items():
         params = params_of(name)
         adapted = adapt_locally(model, params, cohort.train, spec)
-        scores = [_scores(model, own, cohort.holdout) for own in (params, adapted)]
-        results[name] = _judged(*scores, cohort.holdout, plan.study.cohort.label, ranked=_ranks(model))
+        results[name] = _judged(
+            _scores(model, params, cohort.holdout),
+            _scores(model, adapted, cohort.holdout),
+            cohort.holdout,
+            plan.study.cohort.label,
+            ranked=_ranks(model),
+        )
     return results
 
 
@@ -146,9 +152,10 @@ def majority(cohorts: Mapping[str, Cohort], label: Label) -> dict[str, Result]:
     """Give every patient the rate of each class among the hospital's training patients."""
     results = {}
     for name, cohort in cohorts.items():
-        y, part = outcomes(cohort.train, label), cohort.holdout
-        mass = np.array([cohort.train.weights.numpy()[y == c].sum() for c, _ in enumerate(label.classes)])
-        scores = np.tile(mass / mass.sum(), (len(part.y), 1))
+        y, weights, part = outcomes(cohort.train, label), cohort.train.weights, cohort.holdout
+        mass = np.array([weights.numpy()[y == c].sum() for c in range(len(label.classes))])
+        share = mass / mass.sum() if mass.any() else np.full(len(mass), 1 / len(mass))
+        scores = np.tile(share, (len(part.y), 1))
         results[name] = _judged(scores, scores, part, label)
     return results
 

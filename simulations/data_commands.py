@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from simulations.datasets import ByHand, DataFile, Dataset
+    from simulations.by_hand import ByHand
+    from simulations.datasets import DataFile, Dataset
     from simulations.fetch import Meter
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -43,7 +44,8 @@ def list_sets(
     with importing():
         from rich.console import Console
 
-        from simulations.datasets import BY_HAND, DATASETS
+        from simulations.by_hand import BY_HAND
+        from simulations.datasets import DATASETS
 
     everything: tuple[Dataset | ByHand, ...] = (*DATASETS, *BY_HAND)
     if as_json:
@@ -106,7 +108,8 @@ def _progress(console: Console) -> Iterator[Meter]:
 
 
 def _described(dataset: Dataset | ByHand, folder: Path) -> dict[str, Any]:
-    from simulations.datasets import ByHand, file_state, hand_state, studies_of
+    from simulations.by_hand import ByHand, hand_state
+    from simulations.datasets import file_state, studies_of
 
     keys = ("name", "title", "count", "unit", "licence", "home", "cite")
     described = {key: getattr(dataset, key) for key in keys} | {"studies": studies_of(dataset)}
@@ -156,7 +159,8 @@ def _table(datasets: tuple[Dataset | ByHand, ...], folder: Path) -> Table:
 
 
 def _found(dataset: Dataset | ByHand, folder: Path) -> str:
-    from simulations.datasets import ByHand, file_state, hand_state
+    from simulations.by_hand import ByHand, hand_state
+    from simulations.datasets import file_state
 
     if isinstance(dataset, ByHand):
         states: list[str] = [hand_state(path, folder) for path in dataset.paths]

@@ -1,7 +1,7 @@
 """The public data sets of the studies: where they are at home, and how to know that they are whole.
 
 Paths are those that the studies name below the data folder (`--data`, or GRANDROUNDS_DATA). A set
-that needs work on its originals is listed too, with the work in words: it is got by hand.
+that needs work on its originals is in `simulations.by_hand`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from common.embedded import embedded_studies
 from common.errors import DataError
+from simulations.by_hand import BY_HAND, ByHand
 
 State = Literal["correct", "differs", "partial", "missing"]
-HandState = Literal["present", "missing"]
 
 _CHUNK = 1 << 20  # bytes read at a time, so that a large file does not fill the memory
 
@@ -77,30 +77,6 @@ class Dataset:
         return tuple(file.path for file in self.files)
 
 
-@dataclass(frozen=True)
-class ByHand:
-    """A public data set that is made of its originals by hand, so that no checksum is published.
-
-    Attributes:
-        home: The page that describes it.
-        cite: The DOI to cite.
-        count: How many of `unit` it holds.
-        unit: What one row or picture is.
-        paths: Where the studies look for its files, below the data folder.
-        how: How to make them, a step each.
-    """
-
-    name: str
-    title: str
-    licence: str
-    home: str
-    cite: str
-    count: int
-    unit: str
-    paths: tuple[str, ...]
-    how: tuple[str, ...]
-
-
 def _uci_heart(hospital: str, digest: str, size: int) -> DataFile:
     name = f"processed.{hospital}.data"
     home = "https://archive.ics.uci.edu/ml/machine-learning-databases/heart-disease"
@@ -153,43 +129,6 @@ DATASETS: tuple[Dataset, ...] = (
     _pneumonia("_64", 64, "8f4eceb4ccffa70c672198ea285246c6", 20_606_998),
 )
 
-BY_HAND: tuple[ByHand, ...] = (
-    ByHand(
-        name="chestxray",
-        title="Chest X-rays of children, with patient ids (Kermany et al. 2018)",
-        licence="CC BY 4.0",
-        home="https://data.mendeley.com/datasets/rscbjbr9sj",
-        cite="10.17632/rscbjbr9sj",
-        count=5856,
-        unit="images",
-        paths=("chestxray/chestxray_28.npz", "chestxray/chestxray_64.npz"),
-        how=(
-            "download the chest X-ray archive from that page and unpack it: JPEG files in folders "
-            "NORMAL and PNEUMONIA, for training and for testing; take all of them",
-            "make each file grey, resize it to 28x28 (for the studies of 64 pixels, to 64x64), and "
-            "save one archive with numpy.savez_compressed, an entry a file in each array:",
-            "  images: (files, 28, 28), whole numbers 0 to 255 (uint8)",
-            "  labels: 0 for NORMAL, 1 where the file's name says bacteria, 2 where it says virus",
-            "  patient: the start of the file's name, 'person17', 'IM-0115' or "
-            "'NORMAL2-IM-1028', as text: who shares it counts as one patient",
-        ),
-    ),
-    ByHand(
-        name="indo_rct",
-        title="Indomethacin after ERCP, four trial centres (medicaldata)",
-        licence="MIT",
-        home="https://higgi13425.github.io/medicaldata/",
-        cite="10.1056/NEJMoa1111103",
-        count=602,
-        unit="patients",
-        paths=("indo_rct/indo_rct.csv",),
-        how=(
-            "in R: install.packages('medicaldata')",
-            "in R: write.csv(medicaldata::indo_rct, 'indo_rct.csv', row.names = FALSE, na = '')",
-        ),
-    ),
-)
-
 
 def find_dataset(name: str) -> Dataset:
     """Return the data set of that name.
@@ -233,27 +172,23 @@ def studies_of(dataset: Dataset | ByHand) -> list[str]:
     """List the studies that come with grandrounds and read a data set's files.
 
     >>> studies_of(find_dataset("heart"))
-    ['heart', 'heart_flamby', 'heart_privacy']
+    ['heart', 'heart_flamby', 'heart_personal', 'heart_privacy']
     """
     found = []
     for path in embedded_studies():
         simulation = tomllib.loads(path.read_text(encoding="utf-8")).get("simulation", {})
-        if set(_paths_in(simulation)) & set(dataset.paths):
+        if set(_texts_in(simulation)) & set(dataset.paths):
             found.append(path.stem)
     return found
 
 
-def _paths_in(simulation: dict[str, Any]) -> Iterator[str]:
-    """Yield the files that a simulation reads, below the data folder."""
-    for site in simulation.get("sites", {}).values():
-        yield site["path"]
-    if "path" in simulation.get("partition", {}):
-        yield simulation["partition"]["path"]
-
-
-def hand_state(path: str, folder: Path) -> HandState:
-    """Tell whether a file that was made by hand is below a data folder; its bytes may differ."""
-    return "present" if (folder / path).is_file() else "missing"
+def _texts_in(values: Any) -> Iterator[str]:
+    """Yield every text of a table, its files below the data folder among them."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts_in(value)
 
 
 def partial_path(path: Path) -> Path:

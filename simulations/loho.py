@@ -292,7 +292,7 @@ def _shifted(scores: Floats, shift: float) -> Floats:
     return np.stack([1 - p, p], axis=1)
 
 
-def _judge(scores: Floats, rest: Part, *, ordinal: bool) -> Judged:
+def _judge(scores: Floats, rest: Part, *, ordinal: bool = False) -> Judged:
     labels, weights = rest.y.numpy(), rest.weights.numpy()
     found = figures(scores, labels, weights, ordinal=ordinal)
     auc, benefit = None, []

@@ -18,8 +18,8 @@ from common.study import Study
 from common.survival import c_index
 from server.results import pooled_of, privacy_of, released_of, spent_of, what_ran
 from server.store import Store
-from simulations.arms import NOTES, Floats, Risks
-from simulations.fewshot.table import few_shot_table, remarks_of
+from simulations.arms import NOTES
+from simulations.fewshot.table import few_shot_table
 from simulations.runner import Comparison, Outcome
 from simulations.world import scenario_of
 
@@ -78,25 +78,32 @@ def _arm(comparison: Comparison, name: str) -> dict[str, Any]:
     releases = arm.kind in FEDERATED or arm.kind == "pooled"
     private = plan.private and arm.kind != "majority" and arm.follows_privacy
     notes = [NOTES[arm.kind], arm.note, "not private" if releases and not private else ""]
-    ranks = [[s.risks for s in o.sites.values() if s.risks is not None] for o in outcomes]
     return {
         "kind": arm.kind,
         "note": "; ".join(filter(None, notes)),
         "private": private,
         "epsilon": plan.epsilon if private else None,
-        **_summary([[r.shared for r in o.sites.values()] for o in outcomes]),
-        "pooled_c_index": _mean([_pooled(sites, [r.shared for r in sites]) for sites in ranks]),
-        "adapted": _summary([[r.adapted for r in o.sites.values()] for o in outcomes])
-        | {"pooled_c_index": _mean([_pooled(sites, [r.adapted for r in sites]) for sites in ranks])},
+        **_form(outcomes, "shared"),
+        "adapted": _form(outcomes, "adapted"),
     }
 
 
-def _pooled(sites: Sequence[Risks], risks: Sequence[Floats]) -> float | None:
+def _form(outcomes: Sequence[Outcome], form: str) -> dict[str, float | None]:
+    """Return an arm's figures in one form, 'shared' or 'adapted'."""
+    found = [[getattr(r, form) for r in o.sites.values()] for o in outcomes]
+    return _summary(found) | {"pooled_c_index": _mean([_pooled(o, form) for o in outcomes])}
+
+
+def _pooled(outcome: Outcome, form: str) -> float | None:
     """Return the concordance index over all hospitals' patients, pairs of two hospitals too."""
+    sites = [result.risks for result in outcome.sites.values() if result.risks is not None]
     if not sites:
         return None
-    codes, weights = ([getattr(s, name) for s in sites] for name in ("codes", "weights"))
-    return c_index(np.concatenate(codes), np.concatenate(risks), np.concatenate(weights))
+    codes, risks, weights = (
+        np.concatenate([getattr(site, name) for site in sites])
+        for name in ("codes", form, "weights")
+    )
+    return c_index(codes, risks, weights)
 
 
 def _summary(seeds: Sequence[Sequence[Figures]]) -> dict[str, float | None]:
@@ -140,9 +147,13 @@ def _site(
 
 
 def _at_site(outcomes: Sequence[Outcome], name: str) -> dict[str, Any]:
-    """Return an arm's mean figures over seeds at one hospital."""
-    shared = mean_figures([o.sites[name].shared for o in outcomes])
-    adapted = mean_figures([o.sites[name].adapted for o in outcomes])
+    """Return an arm's mean figures at one hospital, over the seeds in which it took part.
+
+    A partition draws a hospital's size anew for each seed, and may draw one too small or too large.
+    """
+    here = [o.sites[name] for o in outcomes if name in o.sites]
+    shared = mean_figures([result.shared for result in here])
+    adapted = mean_figures([result.adapted for result in here])
     return _rounded(shared) | {"adapted": _rounded(adapted)}
 
 

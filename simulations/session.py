@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from common.blocks import keep_blocks
 from common.errors import DataError, StudyError
 from common.files import only_one, write_atomic
 from common.scenario import FEDERATED
@@ -62,6 +63,7 @@ def run_session(settings: Settings, work: Work, messages: Console) -> Metrics:
     """
     started, study, run_dir = time.monotonic(), settings.study, settings.run_dir
     torch.set_num_threads(1)  # small models lose more to waiting threads than they gain
+    keep_blocks()
     is_ours = settings.fresh and not run_dir.exists()
     if settings.fresh:
         prepare(study, run_dir, weights_from=settings.study_folder)

@@ -101,6 +101,7 @@ def judged(scores: np.ndarray, part: Part, label: Label, *, ranked: bool = False
     labels = outcomes(part, label)
     known = labels != CENSORED
     scores, labels, weights = scores[known], labels[known], part.weights.numpy()[known]
+    has_risks = scores.shape[1] == 2 and not ranked
     low, high = (None, None)
     if scores.shape[1] == 2 and found.auc is not None:
         positives, negatives = (float(weights[labels == c].sum()) for c in (1, 0))
@@ -109,7 +110,7 @@ def judged(scores: np.ndarray, part: Part, label: Label, *, ranked: bool = False
         "figures": found.to_json(),
         "auc_low": low,
         "auc_high": high,
-        "tenths": _tenths(scores, labels == 1, weights) if scores.shape[1] == 2 and not ranked else [],
+        "tenths": _tenths(scores, labels == 1, weights) if has_risks else [],
     }
 
 

@@ -195,8 +195,10 @@ def _how_well(found: Judged) -> str:
     )
     said = (
         f"On this hospital's own {show(figures['patients'], 0)} holdout patients its AUC is "
-        f"{show(figures['auc'], 2)}{ends} and its Brier score {show(figures['brier'], 3)}"
+        f"{show(figures['auc'], 2)}{ends}"
     )
+    if figures["brier"] is not None:
+        said += f" and its Brier score {show(figures['brier'], 3)}"
     if figures["kappa"] is not None:
         said += f"; its quadratic weighted kappa of the grade is {show(figures['kappa'], 2)}"
     if figures["c_index"] is not None:

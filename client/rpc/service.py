@@ -6,18 +6,18 @@ It reads patients, holds policy and ledger, and answers at two doors until it is
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from client.rpc.doors import already_runs, user_id
 from client.rpc.server import MAX_MESSAGE, Options, start_servers
+from common.blocks import return_large_blocks
 from common.errors import GrandroundsError, RunError, SiteError
 from common.running.daemon import hold
 from common.running.logs import Format, set_up
@@ -41,7 +41,6 @@ _PRIVATE_FILES = (
 )
 _PRIVATE_FOLDERS = ("approved", "approvals", "answered", "keys", "kit", "models", "run")
 
-_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 2**17  # glibc's name for the parameter; bytes
 
 log = logging.getLogger("client.rpc.service")
 
@@ -65,7 +64,7 @@ def serve(folder: Path, *, options: Options | None = None, style: Format = "text
     """
     options = options or Options()
     os.umask(0o077)
-    _return_large_blocks()
+    return_large_blocks()
     _require(folder)
     if options.relay_user is not None:
         user_id(options.relay_user)  # a mistake is told before the long imports
@@ -100,15 +99,6 @@ def serve(folder: Path, *, options: Options | None = None, style: Format = "text
         agent.close()
         log.info("stopped")
         return True
-
-
-def _return_large_blocks() -> None:
-    """Have glibc give a large tensor's memory back when it is freed.
-
-    It would come to keep such blocks, for each thread of its own: several times a large model.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def _require(folder: Path) -> None:

@@ -129,7 +129,13 @@ def _index(path: Path, schema: CohortSchema) -> Inputs:
     return _of_records(read_index(path, _labelled_by(schema, schema.image.file)), schema)
 
 
+_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
+
+
 def _is_image(path: Path) -> bool:
+    """Tell by the first bytes; what is only named so is told that it is none."""
+    if path.suffix.lower() in _ENDINGS:
+        return True
     try:
         with path.open("rb") as file:
             return is_image_file(file.read(HEADER))

@@ -1,4 +1,4 @@
-"""From a column of outcomes, as text, to classes; from times and their ends to codes of survival."""
+"""From a column of outcomes, as text, to classes; from times and how they ended to their codes."""
 
 from __future__ import annotations
 

@@ -295,7 +295,7 @@ class Image(Table):
 
 
 class Text(Table):
-    """What every text becomes: `size` inputs of its words' counts, of length 1 together.
+    """What every text becomes: `size` inputs of the words it has, of length 1 together.
 
     Attributes:
         words: Columns of the hashed vocabulary in which the cohort's file counts words.

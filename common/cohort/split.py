@@ -131,7 +131,7 @@ def given_split(
             )
         if found.setdefault(patient, part) != part:
             raise DataError(
-                f"patient {patients[patient]!r} has records of both parts in column {PART!r}",
+                f"patient {str(patients[patient])!r} has records of both parts in column {PART!r}",
                 remedy="give all records of a patient the same part, or split by 'keyed'",
             )
     return np.array([found[patient] == "train" for patient in range(len(patients))], dtype=np.bool_)

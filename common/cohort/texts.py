@@ -3,7 +3,7 @@
 A text comes as how often it has each word of a hashed vocabulary (Weinberger et al. 2009, ICML):
 which column a word is in follows from the word alone, so that no vocabulary is made of the texts,
 which would be a release without a price. For the same reason no word is weighed by how many texts
-have it (inverse document frequency): each text is encoded by itself.
+have it (inverse document frequency): each text is encoded by itself, by which words it has.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def read_texts(path: Path, schema: CohortSchema, *, with_labels: bool = True) ->
 
     Args:
         path: An npz archive as scipy.sparse.save_npz writes one of a CSR matrix, (records, words),
-            counts of 0 and above, with the labels and patients beside it, (records,) of any type.
+            counts (or weights) of 0 and above, with the labels and patients beside it, (records,)
+            of any type.
         schema: Its text says what each record becomes.
         with_labels: Whether there must be labels; without, they are empty.
 
@@ -76,8 +77,9 @@ def read_texts(path: Path, schema: CohortSchema, *, with_labels: bool = True) ->
 def encode_texts(counts: csr_array, text: Text) -> NDArray[np.float32]:
     """Return the inputs of texts, (records, text.size), each of length 1, or 0 without a word.
 
-    A count c becomes log(1 + c). Column j is then added to one of `text.size` inputs, or taken from
-    it, as a hash of j says: the sign lets words that meet cancel out on average.
+    A column counts as 1 where the text has its word, however often. Column j is then added to one
+    of `text.size` inputs, or taken from it, as a hash of j says: the sign lets words that meet
+    cancel out on average.
 
     Args:
         counts: (records, text.words), of 0 and above.
@@ -89,7 +91,7 @@ def encode_texts(counts: csr_array, text: Text) -> NDArray[np.float32]:
     signs = np.where(hashed < 0, -1.0, 1.0)
     places = np.abs(hashed.astype(np.int64)) % text.size
     folded = csr_array((signs, (np.arange(text.words), places)), shape=(text.words, text.size))
-    x = (counts.log1p() @ folded).toarray()
+    x = ((counts > 0).astype(np.float64) @ folded).toarray()
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(x / np.where(length > 0, length, 1.0), dtype=np.float32)
 
@@ -113,7 +115,7 @@ def _matrix(path: Path, arrays: dict[str, NDArray[np.generic]], text: Text) -> c
     if not (np.isfinite(counts.data) & (counts.data >= 0)).all():
         raise DataError(
             f"cohort file {str(path)!r}: a count is below 0 or no number",
-            remedy="give how often each word occurs, without weights",
+            remedy="give how often each word occurs",
         )
     counts.sum_duplicates()
     counts.eliminate_zeros()

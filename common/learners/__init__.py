@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from common.learners.aligned import aligned
 from common.learners.anil import anil
 from common.learners.averaging import averaged
 from common.learners.fedavg import fedavg
@@ -39,6 +40,7 @@ LEARNERS: dict[str, Callable[[Plan], Learner]] = {
     "triplet": triplet,
     "hypernetwork": hypernetwork,
     "metanet": metanet,
+    "aligned": aligned,
 }
 
 

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from common.learner_spec import LearnerSpec
 from common.learners.inner import stepper
 from common.learners.problems import problems
 from common.learners.types import Adapt, Patients
@@ -21,6 +22,7 @@ from common.models import Classifier
 from common.objectives import of_metric
 from common.params import Params, only, subtract, weighted_sum
 from common.plan import Plan
+from common.privacy.augmentation import expanded, with_views
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import Source
 from common.references import References, within
@@ -44,12 +46,20 @@ def episode_steps(plan: Plan) -> Adapt:
     def adapt(model: PrivateModel, theta: Params, patients: Patients, source: Source) -> Params:
         move, phi = stepper(spec), theta
         for _ in range(spec.local_steps):
-            drawn = list(problems(plan, task, patients, source))
+            drawn = [_altered(one, spec, source) for one in problems(plan, task, patients, source)]
             found = [_gradient(model, phi, episode, metric, loss) for episode in drawn]
             phi = move(phi, weighted_sum([(1 / len(found), g) for g in found]), 1.0)
         return only(subtract(phi, theta), model.trained)
 
     return adapt
+
+
+def _altered(episode: Patients, spec: LearnerSpec, source: Source) -> Patients:
+    """Return the episode with each picture altered once, where the study augments pictures."""
+    if spec.augmentation is None:
+        return episode
+    once = spec.augmentation.model_copy(update={"copies": 1})
+    return episode._replace(train=expanded(with_views(episode.train, once, source)))
 
 
 def _gradient(

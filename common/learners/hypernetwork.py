@@ -137,6 +137,6 @@ def _direction(
     along = (_made(leaves, embeddings, factor) * deltas).sum()
     found = torch.autograd.grad(along, list(leaves.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(own[name]) if slope is None else slope
+        name: torch.zeros_like(own[name]) if slope is None else slope.contiguous()
         for name, slope in zip(leaves, found, strict=True)
     }

@@ -10,8 +10,9 @@ from common.learners.types import Adapt, Patients
 from common.params import Params, add, only, scale, subtract
 from common.plan import Plan
 from common.privacy.augmentation import with_views
-from common.privacy.engine import PrivateModel, sample_patients, with_noise
-from common.privacy.noise import Source
+from common.privacy.engine import PrivateModel
+from common.privacy.noise import Source, with_noise
+from common.privacy.sampling import sample_patients
 
 
 def private_steps(plan: Plan, *, proximal: float = 0.0) -> Adapt:

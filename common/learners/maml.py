@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch.func import grad
@@ -15,8 +17,8 @@ from common.learners.types import Adapt, Learner, Patients, State
 from common.params import Params, add, flatten, only, scale, unflatten, zeros_like
 from common.plan import Plan
 from common.privacy.clipping import clip_rows
-from common.privacy.engine import PrivateModel, with_noise
-from common.privacy.noise import Source
+from common.privacy.engine import PrivateModel
+from common.privacy.noise import Source, with_noise
 
 
 def maml(plan: Plan) -> Learner:
@@ -167,15 +169,54 @@ def exact_meta_gradient(
     def loss(phi: Params, part: Part) -> torch.Tensor:
         return model.mean_loss({**everything, **phi}, part)
 
-    def adapted_loss(start: Params) -> torch.Tensor:
-        phi = start
-        for _ in range(steps):
-            slope = grad(loss)(phi, support)
-            phi = {k: v - learning_rate * slope[k] for k, v in phi.items()}
-        return loss(phi, query)
-
     start = only(everything, model.trained)
-    return {k: v.detach().cpu() for k, v in grad(adapted_loss)(start).items()}
+    found = meta_gradient(loss, start, support, query, steps=steps, learning_rate=learning_rate)
+    return {k: v.detach().cpu() for k, v in found.items()}
+
+
+Cases = TypeVar("Cases")
+Loss = Callable[[Params, Cases], torch.Tensor]
+
+
+def meta_gradient(
+    loss: Loss[Cases],
+    theta: Params,
+    support: Cases,
+    query: Cases,
+    *,
+    steps: int,
+    learning_rate: float,
+    first_order: bool = False,
+) -> Params:
+    """Return the gradient at theta of the query loss after `steps` gradient steps on the support.
+
+    Args:
+        loss: (weights, cases) -> their mean loss; torch.func must be able to follow it twice.
+        theta: Where to begin, and of which weights.
+        support: The cases of the steps.
+        query: The cases of the loss.
+        steps: K.
+        learning_rate: alpha.
+        first_order: Whether to take the gradient at the adapted weights as it is (FOMAML).
+    """
+
+    def moved(start: Params) -> Params:
+        return gradient_steps(loss, start, support, steps=steps, learning_rate=learning_rate)
+
+    if first_order:
+        return grad(loss)(moved(theta), query)
+    return grad(lambda start: loss(moved(start), query))(theta)
+
+
+def gradient_steps(
+    loss: Loss[Cases], start: Params, cases: Cases, *, steps: int, learning_rate: float
+) -> Params:
+    """Return the weights after so many full gradient steps, without noise."""
+    phi = start
+    for _ in range(steps):
+        slope = grad(loss)(phi, cases)
+        phi = {k: v - learning_rate * slope[k] for k, v in phi.items()}
+    return phi
 
 
 def _clipped(gradient: Params, plan: Plan) -> Params:

@@ -11,8 +11,8 @@ from common.learners.tasks import shares, support_and_query
 from common.learners.types import Learner, Patients, State
 from common.params import Params, add, flatten, only, scale, unflatten
 from common.plan import Plan
-from common.privacy.engine import PrivateModel, RecordLoss, with_noise
-from common.privacy.noise import Source
+from common.privacy.engine import PrivateModel, RecordLoss
+from common.privacy.noise import Source, with_noise
 
 
 def metanet(plan: Plan) -> Learner:

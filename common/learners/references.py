@@ -8,12 +8,12 @@ from common.cohort.parts import Part
 from common.learners.inner import draw, noise_scale
 from common.learners.tasks import support_and_query
 from common.learners.types import Learner, Patients
-from common.models import Classifier, features, load_params
+from common.models import Classifier, features, load_params, shapes_of
 from common.params import Params, head_of, only, subtract
 from common.plan import Plan
 from common.privacy.class_sums import class_sums, count_weight, sensitivity
-from common.privacy.engine import PrivateModel, with_noise
-from common.privacy.noise import Source
+from common.privacy.engine import PrivateModel
+from common.privacy.noise import Source, with_noise
 from common.references import ABSENT, References, within
 
 
@@ -36,7 +36,7 @@ def in_space(plan: Plan, learner: Learner) -> Learner:
         bounded. Episodes make references of their own, so that there the hospital's are needed for
         evaluation alone, and made in the last round.
     """
-    is_episodic = plan.study.learner.is_episodic
+    is_episodic, references = plan.study.learner.is_episodic, head_of(shapes_of(plan.study))
 
     def adapt(model: PrivateModel, theta: Params, patients: Patients, source: Source) -> Params:
         if is_episodic and not patients.last:
@@ -45,7 +45,10 @@ def in_space(plan: Plan, learner: Learner) -> Learner:
         delta = learner.adapt(model, {**theta, **head}, patients, source)
         return {**delta, **subtract(head, only(theta, head))}
 
-    return Learner(learner.name, learner.init, adapt, learner.apply, head_of)
+    def stays(params: Params) -> frozenset[str]:
+        return references & params.keys()
+
+    return Learner(learner.name, learner.init, adapt, learner.apply, stays)
 
 
 def released(
@@ -63,11 +66,11 @@ def released(
     weight = 1.0 if metric.radius is None else count_weight(metric.radius)
     name, *_ = sorted(head_of(theta), reverse=True)  # '...weight' before '...bias'
     like = theta[name]
-    places = within(model.features(theta, batch.x), metric.radius)
-    sums = class_sums(places, batch, classes=like.shape[0], slots=like.shape[1], weight=weight)
+    classes, slots, _ = like.shape
+    sums = model.class_sums(theta, batch, classes=classes, slots=slots, radius=metric.radius)
     bound = None if metric.radius is None else sensitivity(metric.radius)
     sums = with_noise(sums, source, scale=noise_scale(plan, plan.sigma, clip=bound))
-    return _as_head(sums, theta, weight=weight, classes=patients.classes)
+    return as_head(sums, theta, weight=weight, classes=patients.classes)
 
 
 def exact(model: Classifier, theta: Params, part: Part) -> Params:
@@ -77,7 +80,7 @@ def exact(model: Classifier, theta: Params, part: Part) -> Params:
     places = within(features(model, part.x), radius_of(model))
     sums = class_sums(places, part, classes=like.shape[0], slots=like.shape[1], weight=1.0)
     present = sums["counts"].sum(1) > 0
-    return _as_head(sums, theta, weight=1.0, present=present)
+    return as_head(sums, theta, weight=1.0, present=present)
 
 
 def radius_of(model: Classifier) -> float | None:
@@ -92,7 +95,7 @@ def radius_of(model: Classifier) -> float | None:
     return last.spec.radius
 
 
-def _as_head(
+def as_head(
     sums: Params,
     theta: Params,
     *,
@@ -100,6 +103,15 @@ def _as_head(
     classes: int | None = None,
     present: torch.Tensor | None = None,
 ) -> Params:
+    """Return sums and counts as the last layer's weights.
+
+    Args:
+        sums: As `common.privacy.class_sums` gives them, with or without noise.
+        theta: Of the model, for names, shapes and types.
+        weight: What a patient's count was multiplied by.
+        classes: How many the hospital names; all others are never the answer.
+        present: Or which ones it has, (classes,), bool.
+    """
     counts = sums["counts"] / weight
     known = counts >= 1.0
     means = sums["sums"] / counts.clamp(min=1.0)[..., None]

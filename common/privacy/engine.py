@@ -47,10 +47,12 @@ from common.objectives import CROSS_ENTROPY
 from common.params import Params, flatten, only, unflatten
 from common.privacy import one_by_one, perceptron
 from common.privacy.augmentation import copies_of, expanded
+from common.privacy.class_sums import class_sums, count_weight
 from common.privacy.clipping import clip_rows
 from common.privacy.events import Event, PoissonGaussian
-from common.privacy.noise import Source
+from common.privacy.moments import moment_sums
 from common.privacy.perceptron import linear_layers
+from common.references import within
 from common.study import Clipping
 
 # Opacus hooks every layer; that the first one's input is data and needs no gradient is right.
@@ -58,7 +60,6 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing when gra
 
 _CHUNK_VALUES = 2**25  # per-sample gradients held at once: 128 MB of float32
 _LARGE = _CHUNK_VALUES // 8  # parameters from which records go one by one: hooks would hold copies
-_PIECE = 2**18  # values worked on at once in float64: of a large model's, all would be too many
 
 RecordLoss = Callable[[Params, Tensor, Tensor], Tensor]
 
@@ -123,7 +124,8 @@ class PrivateModel:
             if plain is not None:
                 return plain
         if self._objective.whole_batch:
-            raise _no_bound(self._objective.name, clip)
+            name = self._objective.name
+            raise _diverged(name) if math.isinf(clip) else _couples(name)
         if self._by_record:
             all_weights = {k: v.detach().to(self.device) for k, v in params.items()}
             trained = only(params, self.trained)
@@ -174,7 +176,7 @@ class PrivateModel:
             The sum, as `clipped_sum` returns it.
         """
         if self._objective.whole_batch:
-            raise _no_bound(self._objective.name, clip)
+            raise _couples(self._objective.name)
         self._load(params)
         at, v = (
             {k: p[k].detach().to(self._parameters[0]) for k in self.trained}
@@ -267,6 +269,12 @@ class PrivateModel:
         """Return the sum of the records' losses at these weights, differentiable."""
         return self._objective.losses(functional_call(self._model, params, (x,)), y).sum()
 
+    def loss_and_features(self, params: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same and where the records lie, (records, dim), in the last layer's space."""
+        with cast(Classifier, self._model).watched() as seen:
+            loss = self.loss(params, x, y)
+        return loss, seen[0].flatten(1)
+
     @contextmanager
     def _without_hooks(self) -> Iterator[None]:
         """Let the plain model be called: torch.func cannot pass Opacus's hooks, even at rest."""
@@ -304,14 +312,47 @@ class PrivateModel:
             return iter([batch] if batch.patients else [])
         return _chunks(batch, _CHUNK_VALUES // 8 // max(1, batch.x[:1].numel()))
 
-    def features(self, params: Params, x: Tensor) -> Tensor:
-        """Return where records lie in the space of the model's last layer, (records, dim).
+    def class_sums(
+        self, params: Params, batch: Part, *, classes: int, slots: int, radius: float | None
+    ) -> Params:
+        """Return where the sampled patients' classes lie, as `common.privacy.class_sums`.
 
-        They are values computed from patients, without any bound of their own. On the processor.
+        Args:
+            params: Of the model whose features are places.
+            batch: The sampled patients with at most k records each; may be empty.
+            classes: How many.
+            slots: References a class.
+            radius: Within which places are drawn; None where nothing is promised.
         """
         self._load(params)
         with self._without_hooks(), torch.no_grad():
-            return features(cast(Classifier, self._model), x)
+            found = features(cast(Classifier, self._model), batch.x)
+        weight = 1.0 if radius is None else count_weight(radius)
+        places = within(found, radius)
+        return class_sums(places, batch, classes=classes, slots=slots, weight=weight)
+
+    def moment_sums(
+        self,
+        params: Params,
+        part: Part,
+        *,
+        place: Callable[[Tensor], Tensor],
+        radius: float,
+        second: bool,
+    ) -> Params:
+        """Return where patients' features lie, as `common.privacy.moments`.
+
+        Args:
+            params: Of the model whose features they are.
+            part: The patients; may be empty.
+            place: Features (records, dim) -> what stands for them, of norm at most `radius`.
+            radius: R.
+            second: Whether second moments are asked for too.
+        """
+        self._load(params)
+        with self._without_hooks(), torch.no_grad():
+            found = features(cast(Classifier, self._model), part.x)
+        return moment_sums(place(found), part, radius=radius, second=second)
 
     def gradient_of(self, params: Params, value: Callable[[nn.Module], Tensor]) -> Params:
         """Return the gradient of any value of the model, of the weights that are trained.
@@ -348,17 +389,18 @@ class PrivateModel:
             parameter.data = params[name].detach().to(parameter)
 
 
-def _no_bound(objective: str, clip: float) -> StudyError:
-    """Say why what compares the records of a batch has no sum by patient."""
-    if math.isinf(clip):
-        return StudyError(
-            f"the gradient of objective {objective!r} is not finite",
-            remedy="lower learner.learning_rate",
-        )
+def _couples(objective: str) -> StudyError:
     return StudyError(
-        f"objective {objective!r} compares the records of a batch, so that no patient's part is "
-        f"bounded by {clip:g}",
+        f"objective {objective!r} compares the records of a batch, so that no patient's part in "
+        "its gradient can be bounded",
         remedy="leave [privacy] out, or use an objective that looks at one record at a time",
+    )
+
+
+def _diverged(objective: str) -> StudyError:
+    return StudyError(
+        f"the gradient of objective {objective!r} is not finite",
+        remedy="lower learner.learning_rate",
     )
 
 
@@ -375,55 +417,6 @@ def _patient_means(rows: Tensor, batch: Part) -> Tensor:
 def _grad_sample(parameter: nn.Parameter) -> Tensor:
     value: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # Opacus keeps it here
     return value.detach()
-
-
-def sample_patients(part: Part, source: Source, *, rate: float, max_records: int) -> Part:
-    """Draw the patients of one step: each with probability `rate`, at most `max_records` records.
-
-    Args:
-        part: The patients to draw from.
-        source: The stream that decides; secret at a real site.
-        rate: q in (0, 1]; 1 takes everybody.
-        max_records: k; the records of a patient who has more are drawn without replacement.
-    """
-    if rate == 1 and part.most_records <= max_records:
-        return part
-    chosen = source.uniform(part.patients) < rate  # rate 1 takes all: uniforms are below 1
-    keep = torch.from_numpy(chosen)[part.patient]
-    records = torch.nonzero(keep).reshape(-1)
-    if part.most_records > max_records:
-        order = torch.from_numpy(source.uniform(records.numel()))
-        records = _first_of_each(part.patient[records], order, records, max_records)
-    return part.select(records)
-
-
-def _first_of_each(patient: Tensor, order: Tensor, records: Tensor, k: int) -> Tensor:
-    """Return, of each patient, the k records that come first in `order`, in their old sequence."""
-    shuffled = torch.argsort(order)
-    by_patient = shuffled[torch.argsort(patient[shuffled], stable=True)]
-    grouped = patient[by_patient]
-    starts = torch.searchsorted(grouped, grouped)  # where the patient's own run begins
-    rank = torch.arange(grouped.numel()) - starts
-    return records[by_patient[rank < k]].sort().values
-
-
-def with_noise(total: Params, source: Source, *, scale: float) -> Params:
-    """Return `total` plus N(0, scale^2): a stream gives in pieces the numbers it gives at once.
-
-    They are added in float64 and the sum alone is rounded. Noise rounded before would leave the
-    total's own last bits wherever the two nearly cancel: such sums tell a total of 0 from others.
-    """
-    size = sum(v.numel() for v in total.values())
-    if scale == 0:
-        return total
-    if size <= _PIECE:
-        noise = unflatten(torch.from_numpy(scale * source.normal(size)), total)
-        return {k: (v.double() + noise[k]).to(v) for k, v in total.items()}
-    noisy = {k: v.clone() for k, v in total.items()}
-    for value in noisy.values():
-        for piece in torch.split(value.view(-1), _PIECE):
-            piece.copy_(piece.double() + torch.from_numpy(scale * source.normal(piece.numel())))
-    return noisy
 
 
 def _chunks(batch: Part, records: int) -> Iterator[Part]:

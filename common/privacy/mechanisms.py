@@ -43,6 +43,14 @@ def _steps(learner: LearnerSpec, *, sigma: float, rounds: int, **_: float) -> tu
     return (_sampled(learner, sigma, learner.local_steps * rounds, "train"),)
 
 
+def _moments_and_steps(
+    learner: LearnerSpec, *, sigma: float, rounds: int, **_: float
+) -> tuple[Event, ...]:
+    """A Gaussian on everybody's moments and K sampled ones a round (`common.learners.aligned`)."""
+    moments = gaussian(sigma=sigma / learner.sampling_rate, count=rounds, part="train")
+    return (moments, *_steps(learner, sigma=sigma, rounds=rounds))
+
+
 def _head_and_body(
     learner: LearnerSpec, *, sigma: float, rounds: int, **_: float
 ) -> tuple[Event, ...]:
@@ -117,4 +125,5 @@ _PRICES: dict[str, Price] = {
     "matching": _steps,
     "siamese": _steps,
     "triplet": _steps,
+    "aligned": _moments_and_steps,
 }

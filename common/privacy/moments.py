@@ -34,10 +34,6 @@ from torch import Tensor
 from common.cohort.parts import Part
 from common.params import Params
 from common.privacy import class_sums
-from common.privacy.engine import with_noise
-from common.privacy.events import Event, gaussian
-from common.privacy.noise import Source
-from common.references import within
 
 
 @dataclass(frozen=True)
@@ -111,33 +107,13 @@ def moments_of(sums: Params, *, radius: float, patients: float | None = None) ->
         first, patients = first.sum(0), float(counts.sum())
     assert patients is not None  # without classes it is the caller's
     mean = first / patients
-    products = _symmetric(sums["products"].double() * radius / patients, len(mean))
-    return Moments(mean, lifted(products - torch.outer(mean, mean)), prototypes)
+    covariance = covariance_of(sums["products"].double() / patients, mean, radius)
+    return Moments(mean, lifted(covariance), prototypes)
 
 
-def released_moments(
-    places: Tensor,
-    part: Part,
-    source: Source,
-    *,
-    radius: float,
-    sigma: float,
-    classes: int,
-) -> tuple[Moments, Event]:
-    """Return a part's moments and classes' means with noise, and what they cost its patients.
-
-    Args:
-        places: Features of the part's records, (records, dim), as a model that was released before
-            gives them; drawn in to the radius here.
-        part: Whose they are: all patients, whatever a step samples.
-        source: Of the noise.
-        radius: R.
-        sigma: Noise multiplier; 0 is no noise, and an infinite price.
-        classes: How many.
-    """
-    sums = moment_sums(within(places, radius), part, radius=radius, classes=classes)
-    noisy = with_noise(sums, source, scale=sigma * sensitivity(radius, classes=True))
-    return moments_of(noisy, radius=radius), gaussian(sigma=sigma, count=1, part="train")
+def covariance_of(products: Tensor, mean: Tensor, radius: float) -> Tensor:
+    """Return E[z z^T] - m m^T, (dim, dim), of mean products as `moment_sums` keeps them, and m."""
+    return _symmetric(products * radius, len(mean)) - torch.outer(mean, mean)
 
 
 def lifted(matrix: Tensor) -> Tensor:

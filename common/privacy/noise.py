@@ -15,12 +15,16 @@ import os
 from typing import Protocol
 
 import numpy as np
+import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
+
+from common.params import Params, unflatten
 
 Floats = NDArray[np.float64]
 
 _SUMMANDS = 4
+_PIECE = 2**18  # values worked on at once in float64: of a large model's, all would be too many
 
 
 class Source(Protocol):
@@ -91,3 +95,22 @@ class SecureSource:
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(pairs)))  # 1 - u is in (0, 1]
         angle = 2.0 * np.pi * self.uniform(pairs)
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
+
+
+def with_noise(total: Params, source: Source, *, scale: float) -> Params:
+    """Return `total` plus N(0, scale^2): a stream gives in pieces the numbers it gives at once.
+
+    They are added in float64 and the sum alone is rounded. Noise rounded before would leave the
+    total's own last bits wherever the two nearly cancel: such sums tell a total of 0 from others.
+    """
+    size = sum(v.numel() for v in total.values())
+    if scale == 0:
+        return total
+    if size <= _PIECE:
+        noise = unflatten(torch.from_numpy(scale * source.normal(size)), total)
+        return {k: (v.double() + noise[k]).to(v) for k, v in total.items()}
+    noisy = {k: v.clone() for k, v in total.items()}
+    for value in noisy.values():
+        for piece in torch.split(value.view(-1), _PIECE):
+            piece.copy_(piece.double() + torch.from_numpy(scale * source.normal(piece.numel())))
+    return noisy

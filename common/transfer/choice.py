@@ -1,4 +1,4 @@
-"""Which hospital's body transfers best to a new one: a ranking from what they released, and no more.
+"""Which hospital's body transfers best to a new one: a ranking from what they released alone.
 
 Two figures of each source, for two questions.
 

@@ -38,7 +38,7 @@ def regression(*, strength: float = 10.0, scaling: Scaling = "whole") -> Method:
     """
 
     def learn(cases: Cases, x: Tensor, seed: int) -> Tensor:
-        rows, queries = scaled(cases.x, x, scaling)
+        rows, queries = in_their_span(*scaled(cases.x, x, scaling))
         model = LogisticRegression(C=strength, max_iter=300, random_state=seed % 2**32)
         with warnings.catch_warnings():  # 300 steps of L-BFGS are near enough the end
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -46,6 +46,21 @@ def regression(*, strength: float = 10.0, scaling: Scaling = "whole") -> Method:
         return torch.from_numpy(model.predict_proba(queries)).double()
 
     return learn
+
+
+def in_their_span(rows: Floats, queries: Floats) -> tuple[Floats, Floats]:
+    """Return coordinates in the space that the labelled rows span, where these are few.
+
+    The weights that a quadratic prior leaves lie in that space (the representer theorem:
+    Schoelkopf, Herbrich and Smola 2001), so the answer is the same, and thousands of columns cost
+    no more than there are labelled rows.
+    """
+    if rows.shape[1] <= rows.shape[0]:
+        return rows, queries
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    kept = values > _FLAT * max(values[-1], _FLAT)
+    basis = vectors[:, kept] / np.sqrt(values[kept])  # rows.T @ basis is orthonormal
+    return rows @ (rows.T @ basis), queries @ (rows.T @ basis)
 
 
 def machine(

@@ -88,9 +88,7 @@ def to_prototypes(cases: Cases, prototypes: Tensor, *, ridge: float = 1.0) -> Ma
     gram = centred.T @ centred / len(x)
     scale = ridge * (gram.trace() / len(gram)).clamp(min=torch.finfo(gram.dtype).tiny)
     identity = torch.eye(x.shape[1], dtype=torch.float64)
-    weight = identity + torch.linalg.solve(
-        gram + scale * identity, centred.T @ residual / len(x)
-    ).T
+    weight = identity + torch.linalg.solve(gram + scale * identity, centred.T @ residual / len(x)).T
     return Mapping(weight, aims.mean(0) - weight @ x.mean(0))
 
 

@@ -52,7 +52,8 @@ def load_state(path: Path, *, digest: str | None = None) -> State:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied: a product of matrices may differ in its last bit with where they lie.
+            tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
         names, number = json.loads(header["names"]), int(header["round"])
         values: dict[str, Params] = {}
         for name in names:

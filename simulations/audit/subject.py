@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from client.agent import Agent
+from common.alignment import KNOWN, PRODUCTS, SUMS
 from common.cohort.parts import Part
 from common.errors import StudyError
 from common.learners import learner_for
@@ -114,18 +115,34 @@ class Subject:
         shape: Shape = study.cohort.input_shape
         if extra:
             shape = (int(np.prod(shape)) + extra,)
-        model = made(study.model, shape, self.classes, seed=derive(seed, "audit", "weights"))
+        weights, metric = derive(seed, "audit", "weights"), study.learner.metric
+        model = made(study.model, shape, self.classes, seed=weights, metric=metric)
         return model.to(pick_device(self.device))
 
-    def bench(self, module: nn.Module, *, steps: int, step: float, declared: int) -> Bench:
+    def bench(
+        self,
+        module: nn.Module,
+        *,
+        steps: int,
+        step: float,
+        declared: int,
+        references: bool = False,
+    ) -> Bench:
         """Return the engine ready to take `steps` steps of length `step` for each unit of a sum.
+
+        The steps of a learned space are under the references that the module has, which a round
+        would release first: a patient more moves those too, and all steps after them. With
+        `references` it does, and a transcript looks at them. Problems that a round draws are left
+        out: a step on one is a step on fewer patients.
 
         The learning rate is what turns the noisy sum into a step: post-processing, which an audit
         may choose as it likes. Everything that is paid for stays as in the plan.
         """
         learner, share = self.plan.study.learner, 1.0
         # Altered copies are of pictures, and what an audit hands in are rows.
-        changes: dict[str, Any] = {"local_steps": steps, "augmentation": None}
+        changes: dict[str, Any] = {"local_steps": steps, "augmentation": None, "task": None}
+        if not references:
+            changes["metric"] = None
         if learner.head_steps is not None:
             changes["head_steps"] = 1  # they move what stays; a transcript looks at them
         if self.has_query and learner.meta is not None:
@@ -139,7 +156,9 @@ class Subject:
         theta = {**own, **params_of(module)}
         moved = [k for k, p in module.named_parameters() if p.requires_grad]
         trained = {k: theta[k] for k in (*own, *moved)}
-        leaves = tuple(learner_for(self.plan).shared(trained))
+        # Moments leave beside the weights, with noise of another scale: a transcript looks at them.
+        weights = {k: v for k, v in trained.items() if k not in (SUMS, PRODUCTS, KNOWN)}
+        leaves = tuple(learner_for(self.plan).shared(weights))
         return Bench(self.private(module), theta, adapt, step, declared, leaves)
 
 

@@ -19,10 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.alignment import KNOWN
 from common.auditing.outcome import Outcome, judge
 from common.cohort.parts import Part, join
+from common.learners.references import as_head
 from common.learners.types import Patients
-from common.params import Params, flatten
+from common.params import Params, flatten, unflatten
+from common.privacy import moments
+from common.privacy.class_sums import count_weight, sensitivity
 from common.privacy.engine import PrivateModel, RecordLoss
 from common.privacy.noise import Floats
 from simulations.audit.experiments import Experiment, Seen
@@ -48,6 +52,8 @@ class Answer:
         at: The weights of a sum, the direction of a product.
         batch: Whom it is about.
         is_product: Whether it is a sum of Hessian-vector products.
+        is_moments: Whether it is where everybody's features lie; its clip is then the most that one
+            patient can add.
     """
 
     total: Params
@@ -55,6 +61,7 @@ class Answer:
     at: Params
     batch: Part
     is_product: bool = False
+    is_moments: bool = False
 
 
 class Scripted:
@@ -91,6 +98,22 @@ class Scripted:
         """Return the clipped sum of a learner's own loss, or the script's."""
         total = self._model.clipped_sum_of(loss, at, batch, clip=clip, **more)
         return self._answer(Answer(total, clip, at, batch))
+
+    def class_sums(
+        self, params: Params, batch: Part, *, radius: float | None, **more: Any
+    ) -> Params:
+        """Return where the classes lie, or as the script has it."""
+        total = self._model.class_sums(params, batch, radius=radius, **more)
+        bound = math.inf if radius is None else sensitivity(radius)
+        return self._answer(Answer(total, bound, params, batch))
+
+    def moment_sums(
+        self, params: Params, part: Part, *, radius: float, second: bool, **more: Any
+    ) -> Params:
+        """Return the sums of moments, or the script's."""
+        total = self._model.moment_sums(params, part, radius=radius, second=second, **more)
+        most = moments.sensitivity(radius, second=second)
+        return self._answer(Answer(total, most, params, part, is_moments=True))
 
     def _answer(self, answer: Answer) -> Params:
         self.answers.append(answer)
@@ -150,9 +173,13 @@ def _run(
     """Return the answers of one round, and how many of them lack noise of the claimed size."""
     steps = min(subject.plan.study.learner.local_steps, _MOST_STEPS)
     step = 1.0 / (subject.scale * _CROWD)  # noise moves the weights by a length that shows
-    bench = subject.bench(subject.module(seed=seed), steps=steps, step=step, declared=_CROWD)
+    module = subject.module(seed=seed)
+    bench = subject.bench(module, steps=steps, step=step, declared=_CROWD, references=True)
     model, source = Scripted(bench.model, script), _Kept(seed)
-    delta = bench.adapt(cast(PrivateModel, model), bench.theta, Patients(part, _CROWD), source)
+    theta = bench.theta
+    if KNOWN in theta:  # as after a first round: features are drawn to where pooled ones lay
+        theta = {**theta, KNOWN: torch.ones_like(theta[KNOWN])}
+    delta = bench.adapt(cast(PrivateModel, model), theta, Patients(part, _CROWD), source)
     answers, normals = model.answers, np.concatenate([np.empty(0), *source.drawn])
     sizes = [sum(v.numel() for v in answer.total.values()) for answer in answers]
     if normals.size != sum(sizes):
@@ -171,11 +198,15 @@ def samples_off(subject: Subject, *, seed: int) -> float:
     crowd = patients(module.input_shape, count=_MANY, records=1, classes=subject.classes, seed=seed)
     crowd = replace(crowd, draws=torch.arange(_MANY)[:, None].expand(-1, 2) % 2 * 0.999)
     steps = min(subject.plan.study.learner.local_steps, _MOST_STEPS)
-    bench = subject.bench(module, steps=steps, step=_SMALL, declared=_MANY)
+    bench = subject.bench(module, steps=steps, step=_SMALL, declared=_MANY, references=True)
     model, source = Scripted(bench.model), Recorded(Coupled(seed, everyone=None))
     bench.adapt(cast(PrivateModel, model), bench.theta, Patients(crowd, _MANY), source)
-    sums = [answer.batch for answer in model.answers if not answer.is_product]
-    products = [answer.batch for answer in model.answers if answer.is_product]
+    of_everybody = [answer.batch.patients for answer in model.answers if answer.is_moments]
+    if any(count != _MANY for count in of_everybody):
+        return math.inf
+    answers = [answer for answer in model.answers if not answer.is_moments]
+    sums = [answer.batch for answer in answers if not answer.is_product]
+    products = [answer.batch for answer in answers if answer.is_product]
     if products and [id(b) for b in products] != [id(b) for b in reversed(sums[:-1])]:
         return math.inf
     if subject.rate < 1:
@@ -198,8 +229,14 @@ def _off_scale(
 ) -> int:
     """Return after how many answers that stay at the hospital the noise was of another size."""
     learner, share = subject.plan.study.learner, 0.5
+    if answers[0].is_moments:  # steps reach the delta, where their noise is measured
+        return _moments_off(subject, bench, given[0], noise[0], delta)
+    off = 0
+    if learner.metric is not None:
+        off = _references_off(subject, given[0], answers[1].at, noise[0])
+        given, answers, noise = given[1:], answers[1:], noise[1:]
     if not subject.has_query and learner.head_steps is None:
-        return 0  # every sum reaches the delta, where its noise is measured
+        return off  # every other sum reaches the delta, where its noise is measured
     if subject.has_query and learner.meta is not None:
         share = learner.meta.query_fraction
     ends = [b.at if a.is_product == b.is_product else None for a, b in pairwise(answers)]
@@ -211,7 +248,29 @@ def _off_scale(
         for answer, told, end, normals in zip(answers, given, [*ends, last], noise, strict=True)
         if end is not None
     )
-    return sum(not abs(sigma / subject.plan.sigma - 1) <= _TOLERANCE for sigma in found)
+    return off + sum(not abs(sigma / subject.plan.sigma - 1) <= _TOLERANCE for sigma in found)
+
+
+def _references_off(subject: Subject, given: Answer, seen: Params, normals: Tensor) -> int:
+    """Return 1 if the steps are under other references than with noise of the claimed size."""
+    metric = subject.plan.study.learner.metric
+    assert metric is not None
+    assert metric.radius is not None  # a private plan has one
+    noisy = flatten(given.total).double() + subject.plan.sigma * given.clip * normals
+    sums = {k: v.float() for k, v in unflatten(noisy, given.total).items()}
+    due = as_head(sums, seen, weight=count_weight(metric.radius))
+    return int(not all(torch.allclose(seen[k], v, rtol=_TOLERANCE) for k, v in due.items()))
+
+
+def _moments_off(
+    subject: Subject, bench: Bench, given: Answer, normals: Tensor, delta: Params
+) -> int:
+    """Return 1 where the noise on what was said of everybody's features was of another size."""
+    count = subject.plan.denominator(bench.declared, share=1 / subject.rate)
+    said = torch.cat([delta[f"alignment.{name}"].double().flatten() for name in given.total])
+    noise = said * count - flatten(given.total).double()
+    sigma = float((noise @ normals) / (normals @ normals)) / given.clip
+    return int(not abs(sigma * subject.rate / subject.plan.sigma - 1) <= _TOLERANCE)
 
 
 def _multiplier(answer: Answer, given: Answer, end: Params, normals: Tensor, step: float) -> float:

@@ -62,19 +62,19 @@ def learners_own(plan: Plan, theta: Params, how: InnerSteps) -> Method:
     own = learner_for(plan).stays(start)
     start |= {k: v for k, v in initial_params(plan.study, seed=0).items() if k in own}
     model = build(plan.study)
+    moving = PrivateModel(build(plan.study))  # it shares its weights' memory: not to be written to
 
     def learn(cases: Cases, x: Tensor, seed: int) -> Tensor:
-        private, move, phi = PrivateModel(model), stepper(spec), _with_references(start, cases)
+        move, phi = stepper(spec), _with_references(start, cases)
         for now in _batches(cases, how.batch, count, seed=seed):
-            phi = move(phi, private.gradient_of(phi, _loss(cases, now)), 1.0)
+            phi = move(phi, moving.gradient_of(phi, _loss(cases, now)), 1.0)
         load_params(model, _with_references(phi, cases))
         return _of_ways(predict(model, x), cases.ways)
 
     def _with_references(phi: Params, cases: Cases) -> Params:
         if spec.metric is None:
             return phi
-        found = exact(phi, PrivateModel(model), _part(cases), radius=spec.metric.radius)
-        return {**phi, **found}
+        return {**phi, **exact(model, phi, _part(cases))}
 
     return learn
 

@@ -20,6 +20,7 @@ from common.cohort.parts import Part
 from common.errors import DataError, StudyError
 from common.few_shot_spec import FewShot, per_class
 from common.metrics import mean_auc
+from common.screening import work_saved
 from common.seeds import derive
 from common.transfer.cases import Cases
 
@@ -197,12 +198,6 @@ def judge(probabilities: Tensor, episode: Episode) -> Judged:
         auc = mean_auc(np.clip(p, 0, 1), truth, np.ones(len(truth)))
         wss = work_saved(p[:, 1], truth == 1)
     return Judged(float(right.mean()), float(np.mean(recall)), auc, wss)
-
-
-def work_saved(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Return the work saved over sampling at 95% recall (Cohen et al. 2006)."""
-    threshold = np.sort(scores[positive])[::-1][int(np.ceil(0.95 * positive.sum())) - 1]
-    return float((scores < threshold).mean() - 0.05)
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:

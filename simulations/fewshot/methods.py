@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from common.cohort.parts import Part
 from common.errors import StudyError
 from common.few_shot_spec import OF_WEIGHTS, Baseline, Method
-from common.models import build, initial_params, load_params
+from common.models import Classifier, build, initial_params, load_params
 from common.params import Params
 from common.plan import Plan
 from common.references import within
@@ -21,10 +22,10 @@ from common.schema import Table, explain
 from common.study import AdaptationSpec, Study
 from common.transfer import cases, fine_tuning, heads, spaces
 from simulations.fewshot.adapting import InnerSteps, learners_own, with_prior
+from simulations.fewshot.describing import coarse, levels, over_shifts, shifts, side_by_side
 from simulations.fewshot.episodes import Episode, Judged, judge
 
 _UNFREEZE_EVERY = 10  # steps of 'gradual', where a method does not say
-_FLAT = 1e-9  # no column is divided by less
 
 
 @dataclass(frozen=True)
@@ -61,42 +62,27 @@ def ready(method: Method, part: Part, plan: Plan, params: Params) -> Ready:
         return Ready(part.x, learn)
     model, metric = build(plan.study), plan.study.learner.metric
     load_params(model, params)
-    own = within(spaces.features(model, part.x), metric.radius if metric else None)
-    if not method.beside:
-        return Ready(own, learn)
-    found = [own, *(_BESIDE[name](part.x) for name in method.beside)]
-    widths = [space.shape[1] for space in found]
-    return Ready(torch.cat(found, dim=1), side_by_side(learn, widths))
+    describe = partial(_described, method, model, metric.radius if metric else None)
+    if not method.shifted:
+        space, widths = describe(part.x)
+    else:
+        found = [describe(x) for x in shifts(part.x)]
+        space, widths = torch.stack([one for one, _ in found], dim=1), found[0][1]
+    learn = side_by_side(learn, widths) if method.beside else learn
+    return Ready(space, over_shifts(learn) if method.shifted else learn)
 
 
-_BESIDE = {"hog": spaces.hog, "pixels": spaces.pixels}
+def _described(
+    method: Method, model: Classifier, radius: float | None, x: Tensor
+) -> tuple[Tensor, list[int]]:
+    """Return all that a method has of each record, and the width of each description."""
+    found = [within(spaces.features(model, x), radius)]
+    for name in method.beside:
+        found.append(levels(model, x) if name == "levels" else _BESIDE[name](x))
+    return torch.cat(found, dim=1), [space.shape[1] for space in found]
 
 
-def side_by_side(learn: cases.Method, widths: list[int]) -> cases.Method:
-    """Return a method on several descriptions of a case, each as loud as the others.
-
-    Each column is centred and divided by its spread over the labelled cases (and a tenth of its
-    description's mean spread, as a few cases can agree by chance), then each description by the
-    root mean square length of the labelled cases in it.
-
-    Args:
-        learn: On rows of all descriptions.
-        widths: How many columns each description has, in their order.
-    """
-
-    def learn_from_all(labelled: cases.Cases, x: Tensor, seed: int) -> Tensor:
-        rows, queries = [], []
-        for own, other in zip(labelled.x.split(widths, 1), x.split(widths, 1), strict=True):
-            mean, spread = own.mean(0), own.std(0, correction=0)
-            spread = spread + 0.1 * spread.mean() + _FLAT
-            own, other = (own - mean) / spread, (other - mean) / spread
-            length = own.square().sum(1).mean().sqrt() + _FLAT
-            rows.append(own / length)
-            queries.append(other / length)
-        scaled = cases.Cases(torch.cat(rows, 1), labelled.y, labelled.ways)
-        return learn(scaled, torch.cat(queries, 1), seed)
-
-    return learn_from_all
+_BESIDE = {"hog": spaces.hog, "pixels": spaces.pixels, "coarse": coarse}
 
 
 def _learner(method: Method, plan: Plan, params: Params) -> cases.Method:
@@ -188,7 +174,11 @@ def check_method(method: Method, study: Study, plan: Plan) -> None:
     Raises:
         StudyError: it is for other inputs or classes, or has options that are none.
     """
-    of_pictures = "hog" in method.beside or method.use in ("logistic_hog", "logistic_pixels", "nearest_pixels")
+    of_pictures = (
+        bool(method.beside)
+        or method.shifted
+        or method.use in ("logistic_hog", "logistic_pixels", "nearest_pixels")
+    )
     wrong = None
     if of_pictures and not _has_pictures(study):
         wrong = "is for pictures, and the study has a table", "logistic_inputs or nearest_inputs"
@@ -204,7 +194,13 @@ def check_method(method: Method, study: Study, plan: Plan) -> None:
             f"method {method.name!r} of simulation.fewshot.methods {wrong[0]}",
             remedy=f"use {wrong[1]}",
         )
-    _learner(method, plan, initial_params(plan.study, seed=0))
+    start = initial_params(plan.study, seed=0)
+    if method.arm is None or method.use in OF_WEIGHTS:
+        _learner(method, plan, start)
+        return
+    nobody = torch.zeros(0, dtype=torch.int64)
+    blank = Part(torch.zeros(1, *study.cohort.input_shape), nobody, nobody, 0)
+    ready(method, blank, plan, start)  # whatever it lacks it says now, of a blank record
 
 
 def _has_pictures(study: Study) -> bool:

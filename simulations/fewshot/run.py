@@ -143,6 +143,7 @@ def meet_after(study: Study, world: World, run_job: Engine, say: Say) -> FewShot
 
 def rules_of(study: Study) -> FewShot:
     """Return the study's rules, with its own learner where no method is named, and baselines."""
+    study.check_has_classes("sim fewshot")
     rules, always = scenario_of(study).fewshot, baselines(study)
     named = rules.methods or default_methods(study)
     first = [Method.model_validate(name) for name in always]
@@ -156,6 +157,7 @@ def plans_of(study: Study, rules: FewShot) -> dict[str, Plan]:
     Raises:
         StudyError: an arm's rules are none, or a method does not go with the study.
     """
+    study.check_has_classes("sim fewshot")
     scenario = scenario_of(study)
     plans = {name: plan_of(study, scenario.arm_named(name)) for name in rules.arms}
     plans[UNTRAINED] = compile_study(study)

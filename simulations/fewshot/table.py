@@ -36,7 +36,12 @@ _USES = {
 }
 
 
-_BESIDE = {"hog": "histograms of gradients", "pixels": "the pixels"}
+_BESIDE = {
+    "hog": "histograms of gradients",
+    "pixels": "the pixels",
+    "coarse": "coarse pixels",
+    "levels": "what lower layers see",
+}
 
 
 def few_shot_table(run: FewShotRun) -> dict[str, Any]:

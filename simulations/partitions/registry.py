@@ -43,7 +43,9 @@ def registry(
         parts = _lookup(root / partition.parts, patient, partition.part)
         table[PART] = table[patient].map(parts)
         outside = table[_HOSPITAL][table[PART].isna()].value_counts()
-        notes = {name: f"split: {n} patients in neither part left out" for name, n in outside.items()}
+        notes = {
+            str(h): f"split: {n} patients in neither part left out" for h, n in outside.items()
+        }
         table = table[table[PART].notna()]
     return write_hospitals(
         table, _HOSPITAL, partition.hospitals, origin=path, folder=folder, notes=notes

@@ -64,10 +64,7 @@ def reviews(
 
 
 def _counts(path: Path, arrays: dict[str, NDArray[Any]]) -> csr_array:
-    """Return how often each abstract has each word, (abstracts, words).
-
-    The archive has each abstract's counts divided by their length; the rarest word of an abstract
-    is taken to stand there once.
+    """Return the counts of each abstract's words, divided by their length, (abstracts, words).
 
     Raises:
         DataError: the arrays are no such matrix, or not one entry an abstract.
@@ -91,9 +88,4 @@ def _counts(path: Path, arrays: dict[str, NDArray[Any]]) -> csr_array:
                 f"{records} abstracts",
                 remedy="give one value for each abstract",
             )
-    sizes = np.diff(matrix.indptr)
-    starts = matrix.indptr[:-1][sizes > 0]
-    if matrix.nnz:
-        least = np.minimum.reduceat(matrix.data, starts)
-        matrix.data = np.rint(matrix.data / np.repeat(least, sizes[sizes > 0]))
     return matrix

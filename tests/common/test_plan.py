@@ -136,6 +136,10 @@ WHOLE_TABLES = {
 }
 COUPLED = {
     "cohort.complete_cases",
+    "cohort.label.event",  # of survival: see SURVIVAL
+    "cohort.label.edges",
+    "cohort.label.horizon",
+    "model.likelihood",
     "model.standardise_weights",  # of convolutions: see PICTURES
     "learner.name",
     "learner.meta",  # of other learners: see META_MUTANTS
@@ -208,6 +212,29 @@ META_MUTANTS = {
 def test_every_rule_of_support_and_query_changes_the_digest(path, value):
     other = changed(META, f"learner.meta.{path}", value)
     assert plan_of(other).digest != plan_of(META).digest
+
+
+SURVIVAL = {
+    **{name: table for name, table in TABLE.items() if name != "privacy"},
+    "cohort": {
+        **TABLE["cohort"],
+        "label": {"column": "t", "event": "e", "classes": ["no", "yes"], "edges": [1, 2, 3],
+                  "horizon": 2},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("cohort.label.event", "f"),
+        ("cohort.label.edges", [1, 2, 4]),
+        ("cohort.label.horizon", 3),
+        ("model.likelihood", "cox"),
+    ],
+)
+def test_every_rule_of_survival_changes_the_digest(path, value):
+    assert plan_of(changed(SURVIVAL, path, value)).digest != plan_of(SURVIVAL).digest
 
 
 def test_the_heads_steps_change_the_digest():

@@ -20,9 +20,9 @@ from simulations.benchmark import speed_study
 from simulations.deployment_benchmark import figures, measure, rows
 from simulations.ledger_timed import ledger_seconds
 from simulations.rounds_timed import Round, logged_at, logged_rounds
-from simulations.world import scenario_of
 from simulations.stock_flower.loopback import rounds_of
 from simulations.stock_flower.stock.task import Net, load_data, train
+from simulations.world import scenario_of
 
 
 def line(seconds, message, *, run="r", number=1):

@@ -69,7 +69,7 @@ def test_every_arm_that_shares_a_body_has_figures_and_the_inputs_stand_beside_th
 
 
 def test_figures_are_of_the_holdout_among_the_hospitals_own_training_images(run, tmp_path):
-    # Broken once: with the parts exchanged, or the patients of all hospitals in one gallery.
+    # Broken once: with the parts exchanged.
     comparison, metrics = run
     model, found = build(comparison.study), []
     load_params(model, comparison.outcomes["pooled"][0].params)

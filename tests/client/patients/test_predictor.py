@@ -201,3 +201,16 @@ def test_three_classes_have_no_tenths_and_no_interval() -> None:
     found = judged(np.eye(3), part, Label(classes=("a", "b", "c")))
     assert (found["tenths"], found["auc_low"]) == ([], None)
     assert found["figures"]["accuracy"] == 1.0
+
+
+def test_a_model_of_grades_is_judged_by_its_kappa_too(tmp_path: Path, cases: Path) -> None:
+    plan = small_plan(cohort={"label": {"classes": ["well", "ill"], "ordinal": True}})
+    ledger = site_with(tmp_path / "site", plan)
+    said = predict_cases(tmp_path / "site", ledger, cases).about[1]
+    ledger.close()
+    holdout = read_cohort(load_site(tmp_path / "site").source, plan.study.cohort).holdout
+    model = build(plan.study)
+    load_params(model, weights())
+    scores = predict(model, holdout.x).numpy()
+    exact = figures(scores, holdout.y.numpy(), holdout.weights.numpy(), ordinal=True).kappa
+    assert f"quadratic weighted kappa of the grade is {exact:.2f}" in said

@@ -162,3 +162,6 @@ def test_an_image_that_cannot_be_read_or_is_not_wanted_is_named(tmp_path: Path) 
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "small.png")
     with pytest.raises(DataError, match=r"input file '.*small\.png' is 9x9 pixels"):
         read_inputs(tmp_path / "small.png", pictures())
+    (tmp_path / "text.png").write_text("id,file\n")
+    with pytest.raises(DataError, match="does not begin as a PNG, JPEG or DICOM file does"):
+        read_inputs(tmp_path / "text.png", pictures())

@@ -12,7 +12,7 @@ from common.learners.episodes import loss_in_episode
 from common.learners.problems import problem, turned
 from common.learners.types import Patients
 from common.metric_spec import MetricSpec, TaskSpec
-from common.models import build, params_of
+from common.models import build, load_params, params_of
 from common.plan import compile_study
 from common.privacy.engine import PrivateModel
 from common.privacy.noise import SeededSource
@@ -97,17 +97,18 @@ def test_steps_on_episodes_lower_their_loss(name):
             task={"kind": "classes", "ways": 3, "shots": 3, "queries": 5},
         )
     )
-    theta = params_of(build(plan.study, seed=1))
-    model, part = PrivateModel(build(plan.study, seed=1)), people(90)
+    module = build(plan.study, seed=1)
+    theta, model, part = params_of(module), PrivateModel(build(plan.study, seed=1)), people(90)
     delta = learner_for(plan).adapt(model, theta, Patients(part, 180, last=False), SeededSource(0))
     loss = loss_in_episode(plan.study.learner.metric)
 
     def mean_loss(params):
         found = []
+        load_params(module, params)
         for seed in range(10):
             one = problem(plan, plan.study.learner.task, Patients(part, 180), SeededSource(seed))
             shot = one.train.draws[:, 0] > 0.5
-            z = model.features(params, one.train.x)
+            z = module.features(one.train.x).detach()
             found.append(loss(z[shot], one.train.y[shot], z[~shot], one.train.y[~shot]))
         return torch.stack(found).mean()
 

@@ -13,7 +13,7 @@ from common.learners import learner_for
 from common.learners.adaptation import adapt_locally
 from common.learners.references import exact
 from common.learners.types import Contribution, Patients
-from common.models import build, load_params, params_of, predict
+from common.models import build, load_params, params_of, predict, trained
 from common.params import head_of
 from common.plan import Plan, compile_study
 from common.privacy import accounting
@@ -55,7 +55,7 @@ PRIVATE = {"sigma": 2.0, "delta": 1e-4, "clip": 1.0}
 
 @pytest.mark.parametrize("name", ["prototypical", "matching", "siamese", "triplet"])
 def test_rounds_in_a_space_let_cases_be_told_apart(name):
-    plan = compile_study(study(rounds=15, **{"name": name}))
+    plan = compile_study(study(rounds=15, name=name))
     learner, model = learner_for(plan), PrivateModel(build(plan.study, seed=1))
     patients, source = Patients(people(), 120), SeededSource(0)
     state = learner.init(params_of(build(plan.study, seed=1)))
@@ -68,7 +68,14 @@ def test_rounds_in_a_space_let_cases_be_told_apart(name):
     unseen = people(seed=0, n=90)
     found = (predict(module, unseen.x).argmax(1) == unseen.y).double().mean()
     assert found > 0.9
-    assert body.keys().isdisjoint(head_of(state.params))
+    assert body.keys() == state.params.keys() - head_of(state.params)
+
+
+def test_the_whole_body_is_shared_and_the_references_are_not():
+    plan = compile_study(study())
+    everything = params_of(build(plan.study))
+    moves = trained(plan.study, everything)
+    assert learner_for(plan).shared(moves).keys() == everything.keys() - head_of(everything)
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,32 @@ from common.cohort.parts import Part
 from common.learners import LEARNERS, learner_for
 from common.learners.adaptation import adapt_locally
 from common.learners.types import Patients
-from common.models import build, load_params, params_of
+from common.models import beside, build, load_params, params_of
 from common.params import add, flatten, head_of, subtract
 from common.plan import compile_study
 from common.privacy.engine import PrivateModel
+from common.privacy.moments import sensitivity
 from common.privacy.noise import SeededSource
 from common.study import AdaptationSpec, parse_study
 
 CLIP, CURVATURE = 0.3, 0.7
-BY_STEPS = ["reptile", "fedavg", "fedprox", "fomaml", "maml", "fedrep", "anil"]
+BY_STEPS = [
+    "reptile",
+    "fedavg",
+    "fedprox",
+    "fomaml",
+    "maml",
+    "fedrep",
+    "anil",
+    "hypernetwork",
+    "metanet",
+    "aligned",
+]
 
 
 def plan_for(name, *, pool="parted", steps=3):
     learner = {"name": name, "learning_rate": 0.5, "local_steps": steps}
-    if name in ("fomaml", "maml", "anil"):
+    if name in ("fomaml", "maml", "anil", "metanet"):
         learner["meta"] = {"pool": pool, "curvature_clip": CURVATURE}
     if name == "fedprox":
         learner["proximal"] = 0.1
@@ -72,6 +84,13 @@ class Scripted(PrivateModel):
     def clipped_sum(self, params, batch, *, clip, **more):
         return self._answer(super().clipped_sum(params, batch, clip=clip, **more), clip)
 
+    def clipped_sum_of(self, loss, at, batch, *, clip, **more):
+        return self._answer(super().clipped_sum_of(loss, at, batch, clip=clip, **more), clip)
+
+    def moment_sums(self, params, part, *, radius, second, **more):
+        own = super().moment_sums(params, part, radius=radius, second=second, **more)
+        return self._answer(own, sensitivity(radius, second=second))
+
     def clipped_products(self, params, batch, *, direction, clip, **more):
         own = super().clipped_products(params, batch, direction=direction, clip=clip, **more)
         return self._answer(own, clip)
@@ -80,7 +99,8 @@ class Scripted(PrivateModel):
 def moves(adapt, plan, part, more):
     """By how much of its clip the one patient moves each answer."""
     first = Scripted(build(plan.study, seed=1).double())
-    theta = params_of(build(plan.study, seed=1).double())
+    theta = {k: v.double() for k, v in beside(plan.study, first._model, seed=1).items()}
+    theta |= params_of(build(plan.study, seed=1).double())
     adapt(first, theta, Patients(part, 40), SeededSource(5))
     second = Scripted(build(plan.study).double(), script=first.asked)
     adapt(second, theta, Patients(more, 40), SeededSource(5))
@@ -103,7 +123,7 @@ def test_one_patient_moves_no_answer_by_more_than_its_clip(name, pool, side, val
         assert max(found) > 0
 
 
-@pytest.mark.parametrize("name", ["fomaml", "maml", "anil"])
+@pytest.mark.parametrize("name", ["fomaml", "maml", "anil", "metanet"])
 def test_a_patient_of_one_side_moves_nothing_on_the_other(name):
     """Fault it is for: prices that compose in parallel over patients who are read twice."""
     plan, part = plan_for(name, steps=2), people(20)

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from common.cohort.parts import Part
-from common.privacy.engine import sample_patients
 from common.privacy.noise import SecureSource, SeededSource
+from common.privacy.sampling import sample_patients
 
 RARE = 1e-7
 

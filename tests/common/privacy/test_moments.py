@@ -14,10 +14,10 @@ from common.privacy.moments import (
     lifted,
     moment_sums,
     moments_of,
-    released_moments,
     sensitivity,
 )
 from common.privacy.noise import SeededSource
+from common.transfer.release import released_moments
 
 RADIUS = 2.0
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from common.privacy.engine import with_noise
-from common.privacy.noise import SecureSource, SeededSource
+from common.privacy.noise import SecureSource, SeededSource, with_noise
 
 RARE = 1e-9
 N = 200_000

@@ -1,4 +1,4 @@
-"""Which body transfers best: the figures against independent formulas, the ranking against truth."""
+"""Which body transfers best: figures against independent formulas, the ranking against truth."""
 
 import math
 

@@ -90,7 +90,10 @@ def test_a_pull_keeps_the_body_where_it_started_and_decay_shrinks_it():
 
 def test_blocks_are_layers_with_their_normalisation():
     model = made(CONV4, (1, 16, 16), 3, seed=1)
-    assert [len(group) for group in blocks(model)] == [2, 4, 4, 4, 4]
+    names = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+    found = [sorted({names[id(p)] for p in group}) for group in blocks(model)]
+    layers = [(12, 13), (8, 9), (4, 5), (0, 1)]  # a convolution and its norm, from the top down
+    assert found == [["body.17"], *(sorted(f"body.{i}" for i in pair) for pair in layers)]
     residual = made(ModelSpec(name="resnet18"), (1, 32, 32), 3, seed=1)
     assert len(blocks(residual)) == 1 + 8 + 1
     everything = [p for group in blocks(residual) for p in group]

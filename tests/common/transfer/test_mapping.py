@@ -1,11 +1,11 @@
-"""Maps between feature spaces: moments match, closed forms are minima, and a shifted target gains."""
+"""Maps between feature spaces: moments match, closed forms are minima, a shifted target gains."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from common.cohort.parts import Part
-from common.privacy.moments import Moments, released_moments
+from common.privacy.moments import Moments
 from common.privacy.noise import SeededSource
 from common.transfer.cases import Cases
 from common.transfer.mapping import (
@@ -16,6 +16,7 @@ from common.transfer.mapping import (
     to_judge,
     to_prototypes,
 )
+from common.transfer.release import released_moments
 
 AIMS = torch.tensor([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0]], dtype=torch.float64)
 

@@ -11,7 +11,9 @@ from flwr.app import Context, Message
 
 import client.agent
 import client.app
+from client.desk.received import load
 from common.codec import decode
+from common.fast_weights import MAP
 from common.learners import learner_for
 from common.learners.types import Learner
 from common.params import Params
@@ -117,6 +119,23 @@ def test_a_frozen_run_that_died_goes_on_bit_for_bit(
     found = broken.run()
     assert same(found.params, expected.params)
     assert same(found.model, expected.model)
+
+
+def test_a_learners_map_comes_and_leaves_with_the_weights_and_the_model_can_be_read(
+    new_world: Callable[..., World],
+) -> None:
+    """Fault it is for: a map that stays behind, or a delivered model that no hospital can read."""
+    learner = {"name": "metanet", "metanet": {"hidden": 3}}
+    world, relay = new_world(learner=learner, model={"name": "mlp", "hidden": [5]}), Watching()
+    start, state = world.start(), world.run(relay)
+    assert set(MAP) < start.keys() == state.params.keys()
+    assert all(not torch.equal(state.params[k], start[k]) for k in MAP)
+    for number in (1, 2, 3):
+        assert relay.sent["train", number].keys() == start.keys()
+        assert relay.back["train", number].keys() == start.keys()
+    deliver(world.federation(relay))
+    received = load(world.sites / "alpha")
+    assert same(received.params, state.model)
 
 
 def test_nothing_of_a_frozen_body_gets_out(

@@ -50,7 +50,10 @@ def test_a_sound_engine_passes_under_twenty_seeds():
     assert not failed
 
 
-@pytest.mark.parametrize("learner", ["fomaml", pytest.param("maml", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "learner",
+    ["fomaml", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maml", "metanet"))],
+)
 def test_a_learner_with_a_query_is_audited_at_its_query(learner):
     way = Way(ONE, small_subject(learner=learner), 1, 20)
     assert not audit_engine([way], replace(SMALL, p=RARELY), seed=0).audit.failed

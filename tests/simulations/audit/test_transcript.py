@@ -18,8 +18,9 @@ from common.learners.types import Adapt, Patients
 from common.models import build, load_params
 from common.params import Params, add, head_of, subtract
 from common.plan import Plan, compile_study
-from common.privacy.engine import PrivateModel, sample_patients
+from common.privacy.engine import PrivateModel
 from common.privacy.noise import Source
+from common.privacy.sampling import sample_patients
 from common.study import AdaptationSpec, parse_study
 from simulations.audit.experiments import Seen
 from simulations.audit.subject import Subject
@@ -59,6 +60,33 @@ def verdicts(subject: Subject, *, records: int = 1) -> dict[str, bool]:
 def test_a_sound_learner_passes(name: str) -> None:
     records = 2 if name == "maml" else 1
     assert verdicts(Subject(plan_for(name)), records=records) == PASSED
+
+
+def in_a_space(name: str) -> Plan:
+    metric = {"loss": "triplet", "radius": 2.0}
+    values = plan_for(name).study.model_dump(mode="json")
+    values["learner"] |= {"metric": metric}
+    return compile_study(parse_study(values, origin="t"))
+
+
+@pytest.mark.parametrize("name", ["reptile", "fomaml"])
+def test_a_sound_learner_in_a_space_passes(name: str) -> None:
+    assert verdicts(Subject(in_a_space(name))) == PASSED
+
+
+@pytest.mark.parametrize(
+    ("fault", "test"),
+    [
+        ("common.learners.references.sensitivity", "noise"),  # half the noise
+        ("common.privacy.engine.within", "clip"),  # places as far out as they like
+    ],
+)
+def test_a_fault_in_the_references_is_found(
+    fault: str, test: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {"sensitivity": lambda radius: radius / 2, "within": lambda z, radius: z}
+    monkeypatch.setattr(fault, broken[fault.rpartition(".")[2]])
+    assert not verdicts(Subject(in_a_space("reptile")))[test]
 
 
 def with_full_steps_on_the_support(plan: Plan) -> Adapt:

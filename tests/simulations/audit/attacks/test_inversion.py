@@ -14,8 +14,7 @@ from common.cohort.parts import Part
 from common.models import build, initial_params, params_of
 from common.params import Params
 from common.plan import compile_study
-from common.privacy.engine import with_noise
-from common.privacy.noise import SeededSource
+from common.privacy.noise import SeededSource, with_noise
 from common.privacy.perceptron import linear_layers
 from common.study import Study
 from simulations.audit.attacks.inversion import (
