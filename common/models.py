@@ -1,34 +1,32 @@
-"""The models a study may name. Each treats every record on its own: a patient can be bounded.
+"""The model of a study, built, loaded and asked. It treats every record on its own.
 
-Normalisation is by group (Wu and He 2018), never by batch. A model knows the shape of one input
-(`input_shape`), which the privacy check uses to run it.
+So a patient can be bounded. A model knows the shape of one input (`input_shape`), which the privacy
+check uses to run it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.alignment import start
+from common.architectures import MODELS, OF_PICTURES, Shape, StandardisedConv2d
 from common.context import FullContext
 from common.errors import StudyError
 from common.fast_weights import start_of_map
 from common.metric_spec import MetricSpec
 from common.objectives import CROSS_ENTROPY, Objective, of_metric
-from common.params import Params, head_of, misfit
+from common.params import Params, head_of
 from common.references import References
 from common.seeds import derive
 from common.study import ModelSpec, Study
 from common.survival import COX, Hazards, discrete_time
-
-Shape = tuple[int, ...]
+from common.weights_file import read_weights
 
 
 class Classifier(nn.Module):
@@ -92,83 +90,6 @@ class Classifier(nn.Module):
         return around if getattr(around, "references", None) is last else last
 
 
-class StandardisedConv2d(nn.Conv2d):
-    """A convolution whose filters are taken with mean 0 and a variance of 1 / fan-in.
-
-    Weight standardisation (Qiao et al. 2019; scaled as in Brock, De and Smith 2021). It looks at
-    weights alone, never at inputs, so it mixes no records, and a gradient of the weights is the
-    true one, through the standardisation.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x, as nn.Conv2d."""
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        scale = torch.rsqrt((variance * self.weight[0].numel()).clamp(min=_FLAT))
-        return cast(Tensor, self._conv_forward(x, (self.weight - mean) * scale, self.bias))
-
-
-_FLAT = 1e-4  # of variance times fan-in: below it a filter has no shape to be scaled up
-
-
-def _logistic(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
-    layer = nn.Linear(_flat(shape), classes)
-    nn.init.zeros_(layer.weight)  # convex: every start ends at the same place, this one unbiased
-    nn.init.zeros_(layer.bias)
-    return nn.Sequential(nn.Flatten(), layer)
-
-
-def _mlp(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
-    widths = [_flat(shape), *spec.hidden]
-    layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
-
-
-def _conv4(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
-    """Four blocks of convolution, group norm, ReLU and pooling (after Vinyals et al. 2016)."""
-    channels, height, width = _image(spec, shape)
-    if min(height, width) < 16:
-        raise StudyError(
-            f"model.name is 'conv4' but images are {height}x{width}: four poolings need 16 pixels",
-            remedy="use larger images (cohort.image.size) or model.name = 'logistic' or 'mlp'",
-        )
-    blocks: list[nn.Module] = []
-    for before in (channels, spec.width, spec.width, spec.width):
-        blocks += [
-            nn.Conv2d(before, spec.width, kernel_size=3, padding=1),
-            _group_norm(spec.width),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
-    features = spec.width * (height // 16) * (width // 16)
-    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, classes))
-
-
-def _resnet18(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
-    from common.resnet import resnet18  # torchvision takes a second to import
-
-    return resnet18(channels=_image(spec, shape)[0], classes=classes, norm=_group_norm)
-
-
-def _backbone(spec: ModelSpec, shape: Shape, classes: int) -> nn.Module:
-    from common.transfer.backbone import backbone
-
-    _image(spec, shape)
-    assert spec.backbone is not None  # ModelSpec asks for it
-    return backbone(spec.backbone, size=spec.backbone_size, classes=classes)
-
-
-MODELS: dict[str, Callable[[ModelSpec, Shape, int], nn.Module]] = {
-    "logistic": _logistic,
-    "mlp": _mlp,
-    "conv4": _conv4,
-    "resnet18": _resnet18,
-    "backbone": _backbone,
-}
-_OF_PICTURES = ("conv4", "resnet18", "backbone")
-
-
 def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classifier:
     """Build the model a study names, with its initial weights.
 
@@ -182,7 +103,7 @@ def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classif
         StudyError: the model does not fit the input, or the weights file does not fit the model.
     """
     spec, shape = study.model, study.cohort.input_shape
-    if study.cohort.image is not None and study.cohort.image.maps and spec.name in _OF_PICTURES:
+    if study.cohort.image is not None and study.cohort.image.maps and spec.name in OF_PICTURES:
         raise StudyError(
             f"model.name is {spec.name!r}, which needs pictures, and cohort.image.maps makes a "
             f"table of {shape[0]} numbers of each image",
@@ -194,7 +115,7 @@ def build(study: Study, *, seed: int = 0, folder: Path | None = None) -> Classif
     if label.horizon is not None:
         _to_survival(model, spec, label.edges, label.horizon)
     if spec.weights is not None and folder is not None:
-        _load_weights(model, folder / spec.weights, spec)
+        load_params(model, read_weights(folder / spec.weights, params_of(model), spec))
     return model
 
 
@@ -367,74 +288,3 @@ def pick_device(name: str) -> torch.device:
         f"device is {name!r}, which this machine does not have ({count} CUDA devices)",
         remedy="use 'auto', 'cpu', or 'cuda:N' with N below the number of devices",
     )
-
-
-def _load_weights(model: Classifier, path: Path, spec: ModelSpec) -> None:
-    if not path.is_file():
-        raise StudyError(
-            f"model.weights is {str(path)!r}, and there is no such file",
-            remedy="give the path of a .safetensors file, or leave model.weights out",
-        )
-    try:
-        weights = load_file(path)
-    except Exception as error:  # safetensors raises its own type, without a public name
-        raise StudyError(
-            f"model.weights is {str(path)!r}, which is not a safetensors file ({error})",
-            remedy="save the weights with safetensors.torch.save_file",
-        ) from error
-    like = params_of(model)
-    head = head_of(like) if spec.frozen else frozenset()
-    if spec.name == "backbone":
-        weights = _of_torchvision(weights, like, path, spec)
-    if head.isdisjoint(weights):  # a body that learnt something else has no such head
-        weights |= {k: like[k] for k in head}
-    reason = misfit(weights, like)
-    if reason is not None:
-        raise StudyError(
-            f"model.weights is {str(path)!r}, which does not fit the model: {reason}",
-            remedy="use weights saved from the same model, input size and classes; where "
-            "model.frozen is 'body' the head may be left out",
-        )
-    load_params(model, weights)
-
-
-def _of_torchvision(weights: Params, like: Params, path: Path, spec: ModelSpec) -> Params:
-    """Return the weights of a torchvision file under the model's names.
-
-    Raises:
-        StudyError: they are another network's.
-    """
-    from common.transfer.backbone import architecture_of, renamed
-
-    found = renamed(weights, like)
-    body = {k: v for k, v in like.items() if k not in head_of(like)}
-    reason = misfit({k: v for k, v in found.items() if k not in head_of(like)}, body)
-    if reason is None:
-        return found
-    other = architecture_of(weights)
-    what = "another network" if other is None else f"a {other}"
-    raise StudyError(
-        f"model.weights is {str(path)!r}, which is of {what}, and model.backbone is "
-        f"{spec.backbone!r}: {reason[:200]}",
-        remedy="give the file of that network's weights as torchvision publishes them, or name "
-        "the network that the file is of in model.backbone",
-    )
-
-
-def _flat(shape: Shape) -> int:
-    return int(torch.Size(shape).numel())
-
-
-def _group_norm(channels: int) -> nn.Module:
-    """Return group normalisation with at most 32 groups, of at least two channels where it can."""
-    most = min(32, max(1, channels // 2))
-    return nn.GroupNorm(max(g for g in range(1, most + 1) if channels % g == 0), channels)
-
-
-def _image(spec: ModelSpec, shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise StudyError(
-            f"model.name is {spec.name!r}, which needs images, but the cohort is a table",
-            remedy="use model.name = 'logistic' or 'mlp', or a cohort of images",
-        )
-    return shape[0], shape[1], shape[2]

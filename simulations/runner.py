@@ -28,7 +28,8 @@ from simulations.arms import (
     shared_and_adapted,
 )
 from simulations.engines import Engine, open_engine
-from simulations.fewshot.run import FewShotRun, check_world, meet_after, plans_of, rules_of
+from simulations.fewshot.rules import check_world, plans_of, rules_of
+from simulations.fewshot.run import FewShotRun, meet_after
 from simulations.partitions.types import Hospital
 from simulations.retrieval import retrieval_of
 from simulations.world import (

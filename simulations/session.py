@@ -24,7 +24,8 @@ from server.report import METRICS, write_pages
 from server.results import write_model
 from simulations.display import print_comparison, print_few_shot, print_leave_one_out
 from simulations.fewshot.results import few_shot_metrics
-from simulations.fewshot.run import few_shot, rounds_of
+from simulations.fewshot.rules import rounds_of
+from simulations.fewshot.run import few_shot
 from simulations.loho import leave_one_out
 from simulations.loho_results import loho_metrics
 from simulations.results import metrics_of

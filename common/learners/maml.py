@@ -203,9 +203,9 @@ def meta_gradient(
     def moved(start: Params) -> Params:
         return gradient_steps(loss, start, support, steps=steps, learning_rate=learning_rate)
 
-    if first_order:
-        return grad(loss)(moved(theta), query)
-    return grad(lambda start: loss(moved(start), query))(theta)
+    asked = loss if first_order else lambda start, cases: loss(moved(start), cases)
+    found: Params = grad(asked)(moved(theta) if first_order else theta, query)
+    return found
 
 
 def gradient_steps(

@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.architectures import Shape
 from common.cohort.parts import Part
 from common.learner_spec import AugmentationSpec
-from common.models import Classifier, Shape, made, predict
+from common.models import Classifier, made, predict
 from common.privacy.augmentation import expanded, with_views
 from common.privacy.noise import SeededSource
 from common.schema import Count, Positive, Table

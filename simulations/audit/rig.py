@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from common.architectures import Shape
 from common.cohort.parts import Part
-from common.models import Classifier, Shape
+from common.models import Classifier
 from common.params import Params
 from common.privacy.perceptron import linear_layers
 from simulations.audit.subject import Bench, Subject, patients

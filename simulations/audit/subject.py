@@ -13,11 +13,12 @@ from torch import nn
 
 from client.agent import Agent
 from common.alignment import KNOWN, PRODUCTS, SUMS
+from common.architectures import Shape
 from common.cohort.parts import Part
 from common.errors import StudyError
 from common.learners import learner_for
 from common.learners.types import Adapt, Patients
-from common.models import Classifier, Shape, beside, made, params_of, pick_device
+from common.models import Classifier, beside, made, params_of, pick_device
 from common.params import Params
 from common.plan import Plan
 from common.privacy.engine import PrivateModel

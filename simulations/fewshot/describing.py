@@ -33,7 +33,8 @@ def side_by_side(learn: Method, widths: list[int]) -> Method:
 
     def learn_from_all(labelled: Cases, x: Tensor, seed: int) -> Tensor:
         rows, queries = [], []
-        for own, other in zip(labelled.x.split(widths, 1), x.split(widths, 1), strict=True):
+        pairs = zip(torch.split(labelled.x, widths, 1), torch.split(x, widths, 1), strict=True)
+        for own, other in pairs:
             mean, spread = own.mean(0), own.std(0, correction=0)
             spread = spread + 0.1 * spread.mean() + _FLAT
             own, other = (own - mean) / spread, (other - mean) / spread
@@ -66,7 +67,7 @@ def over_shifts(learn: Method) -> Method:
         places = x.shape[1]
         flat = Cases(labelled.x.flatten(0, 1), labelled.y.repeat_interleave(places), labelled.ways)
         found = learn(flat, x.flatten(0, 1), seed).clamp(min=torch.finfo(torch.float64).tiny)
-        return found.log().unflatten(0, (len(x), places)).mean(1).softmax(1)
+        return found.log().reshape(len(x), places, -1).mean(1).softmax(1)
 
     return learn_over
 
@@ -105,7 +106,7 @@ def levels(model: Classifier, x: Tensor, *, chunk: int = 256) -> Tensor:
     ]
     rows = []
     try:
-        for piece in x.split(chunk):
+        for piece in torch.split(x, chunk):
             seen.clear()
             model(piece)
             rows.append(torch.cat(seen, dim=1).double())

@@ -13,31 +13,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from common.cohort.parts import Part, join
-from common.errors import StudyError
-from common.few_shot_spec import UNTRAINED, FewShot, Method
+from common.few_shot_spec import UNTRAINED, FewShot
 from common.files import write_atomic
 from common.models import initial_params
 from common.params import Params
-from common.plan import Plan, compile_study
+from common.plan import Plan
 from common.seeds import derive
 from common.study import Study
-from simulations.arms import plan_of
 from simulations.engines import Engine, open_engine
 from simulations.fewshot.episodes import (
     Judged,
-    check_hospital,
     episodes_of,
     mean_and_half_width,
     ways_of,
 )
 from simulations.fewshot.methods import (
-    baselines,
-    check_method,
-    default_methods,
     judged_by,
     ready,
 )
+from simulations.fewshot.rules import check_world, everybody, plans_of, rules_of
 from simulations.partitions.types import Hospital
 from simulations.world import (
     Say,
@@ -141,53 +135,6 @@ def meet_after(study: Study, world: World, run_job: Engine, say: Say) -> FewShot
     return FewShotRun(study, rules, plans, sites, tuple(world.hospitals), {})
 
 
-def rules_of(study: Study) -> FewShot:
-    """Return the study's rules, with its own learner where no method is named, and baselines."""
-    study.check_has_classes("sim fewshot")
-    rules, always = scenario_of(study).fewshot, baselines(study)
-    named = rules.methods or default_methods(study)
-    first = [Method.model_validate(name) for name in always]
-    methods = (*[m for m in first if m.name not in {n.name for n in named}], *named)
-    return rules.model_copy(update={"methods": methods})
-
-
-def plans_of(study: Study, rules: FewShot) -> dict[str, Plan]:
-    """Return arm -> its compiled study, and under `UNTRAINED` the study as it stands.
-
-    Raises:
-        StudyError: an arm's rules are none, or a method does not go with the study.
-    """
-    study.check_has_classes("sim fewshot")
-    scenario = scenario_of(study)
-    plans = {name: plan_of(study, scenario.arm_named(name)) for name in rules.arms}
-    plans[UNTRAINED] = compile_study(study)
-    for method in rules.methods:
-        check_method(method, study, plans[method.arm or UNTRAINED])
-    return plans
-
-
-def check_world(study: Study, rules: FewShot, world: World, names: Sequence[str]) -> None:
-    """Refuse what cannot be done with these hospitals, before anything is trained.
-
-    Raises:
-        StudyError: a hospital is not there, or has too few patients or classes.
-        DataError: all its patients are of one class.
-    """
-    for name in names:
-        if name in world.left_out:
-            raise StudyError(
-                f"hospital {name!r} is to be new, and is {world.left_out[name]}",
-                remedy="lower cohort.min_declared, or take it out of simulation.fewshot",
-            )
-        if name not in world.cohorts:
-            raise StudyError(
-                f"simulation.fewshot names hospital {name!r}, and the hospitals are "
-                f"{', '.join(sorted(world.cohorts))}",
-                remedy="name one of those in held_out or new",
-            )
-        check_hospital(name, *_everybody(study, world, name), rules)
-
-
 def meet(
     name: str,
     world: World,
@@ -198,7 +145,7 @@ def meet(
 ) -> NewHospital:
     """Return what every method makes of one new hospital; what its file holds is not done again."""
     study, cohort = plans[UNTRAINED].study, world.cohorts[name]
-    part, classes = _everybody(study, world, name)
+    part, classes = everybody(study, world, name)
     seed = derive(world.seed, "fewshot", name)
     episodes = {k: list(episodes_of(part, classes, rules, k, seed=seed)) for k in rules.shots}
     start = initial_params(study, seed=world.seed, folder=world.run_dir)
@@ -228,13 +175,6 @@ def meet(
     )
 
 
-def _everybody(study: Study, world: World, name: str) -> tuple[Part, int]:
-    """Return all patients of a hospital, and how many classes it has."""
-    cohort = world.cohorts[name]
-    label = study.cohort.label
-    return join([cohort.train, cohort.holdout]), cohort.classes if label.own else len(label.classes)
-
-
 def _told(found: Mapping[str, Sequence[Judged]]) -> str:
     rows = []
     for k, judged in found.items():
@@ -260,11 +200,3 @@ def _write(file: Path, done: Done) -> None:
               for m, found in done.items()}  # fmt: skip
     file.parent.mkdir(exist_ok=True)
     write_atomic(file, json.dumps(values))
-
-
-def rounds_of(study: Study) -> int:
-    """Return how many federated rounds `few_shot` takes in all."""
-    scenario, rules = scenario_of(study), rules_of(study)
-    own = [scenario.arm_named(name).rules.get("rounds", {}) for name in rules.arms]
-    once = sum(int(table.get("count", study.rounds.count)) for table in own)
-    return once * (len(rules.held_out) or scenario.count)

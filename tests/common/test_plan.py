@@ -98,6 +98,7 @@ MUTANTS = {
     "model.width": 16,
     "model.weights": "w.safetensors",
     "model.frozen": "body",
+    "model.backbone_size": 64,
     "learner.local_steps": 6,
     "learner.learning_rate": 0.2,
     "learner.sampling_rate": 0.4,
@@ -144,6 +145,10 @@ COUPLED = {
     "learner.name",
     "learner.meta",  # of other learners: see META_MUTANTS
     "learner.head_steps",
+    "learner.alignment",  # of aligned: see ALIGNMENT_MUTANTS
+    "model.backbone",  # of pictures: see below
+    "learner.hypernetwork",  # of their own learners: see GENERATOR_MUTANTS
+    "learner.metanet",
     "privacy.sigma",
     "cohort.features.kind",
     "cohort.image",
@@ -193,10 +198,43 @@ PICTURES = {
         ("learner.augmentation.copies", 5),
         ("learner.augmentation.flip", False),
         ("learner.augmentation.shift", 2),
+        ("learner.augmentation.rotation", 5),
     ],
 )
 def test_every_rule_of_pictures_changes_the_digest(path, value):
     assert plan_of(changed(PICTURES, path, value)).digest != plan_of(PICTURES).digest
+
+
+def test_the_backbone_changes_the_digest():
+    model = {"name": "backbone", "backbone": "resnet18", "weights": "w", "frozen": "body"}
+    values = {**IMAGES, "model": model}
+    other = changed(values, "model.backbone", "resnet50")
+    assert plan_of(other).digest != plan_of(values).digest
+
+
+ALIGNMENT_MUTANTS = {
+    "kind": "coral",
+    "weight": 2.0,
+    "radius": 3.0,
+    "kernel": "rbf",
+    "frequencies": 65,
+    "bandwidth": 2.0,
+}
+ALIGNED = {
+    **TABLE,
+    "learner": {"name": "aligned", "learning_rate": 0.1, "alignment": {"kind": "mmd"}},
+}
+
+
+@pytest.mark.parametrize(("path", "value"), ALIGNMENT_MUTANTS.items())
+def test_every_rule_of_alignment_changes_the_digest(path, value):
+    other = changed(ALIGNED, f"learner.alignment.{path}", value)
+    assert plan_of(other).digest != plan_of(ALIGNED).digest
+
+
+def test_no_rule_of_alignment_lacks_a_mutant():
+    rules = parse_study(ALIGNED, origin="t").rules()["learner"]["alignment"]
+    assert leaves(rules) == ALIGNMENT_MUTANTS.keys()
 
 
 META_MUTANTS = {
@@ -235,6 +273,33 @@ SURVIVAL = {
 )
 def test_every_rule_of_survival_changes_the_digest(path, value):
     assert plan_of(changed(SURVIVAL, path, value)).digest != plan_of(SURVIVAL).digest
+
+
+GENERATOR_MUTANTS = {
+    "hypernetwork.embedding": 9,
+    "hypernetwork.hidden": [33],
+    "hypernetwork.rate": 2.0,
+    "metanet.hidden": 9,
+    "metanet.rate": 2.0,
+}
+
+
+def generator(name):
+    learner = {"name": name, "learning_rate": 0.1, name: {}}
+    return {**TABLE, "learner": learner}
+
+
+@pytest.mark.parametrize(("path", "value"), GENERATOR_MUTANTS.items())
+def test_every_rule_of_generated_weights_changes_the_digest(path, value):
+    values = generator(path.partition(".")[0])
+    other = changed(values, f"learner.{path}", value)
+    assert plan_of(other).digest != plan_of(values).digest
+
+
+def test_no_rule_of_generated_weights_lacks_a_mutant():
+    for name in ("hypernetwork", "metanet"):
+        mine = {path.partition(".")[2] for path in GENERATOR_MUTANTS if path.startswith(name)}
+        assert leaves(parse_study(generator(name), origin="t").rules()["learner"][name]) == mine
 
 
 def test_the_heads_steps_change_the_digest():

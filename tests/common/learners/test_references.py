@@ -176,7 +176,7 @@ def test_local_adaptation_of_a_space_is_the_hospitals_own_references():
     ],
 )
 def test_what_has_no_bound_or_no_meaning_is_refused(rules, told):
-    with pytest.raises(StudyError, match="metric|task|optimizer") as error:
+    with pytest.raises(StudyError, match=r"metric|task|optimizer") as error:
         compile_study(study(**rules))
     assert told in str(error.value)
 

@@ -74,7 +74,7 @@ def test_coarse_pictures_do_not_see_brightness_or_contrast():
 
 
 def test_levels_are_the_lower_poolings():
-    """conv4 of width 2 on 32 pixels pools to 16, 8, 4, 2: the second and third, at most 4 a side."""
+    """conv4 of width 2 pools 32 pixels to 16, 8, 4, 2: the middle two, at most 4 a side."""
     model = made(ModelSpec(name="conv4", width=2), (1, 32, 32), 3, seed=0)
     x = pictures()
     found = levels(model, x, chunk=2)
