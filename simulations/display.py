@@ -34,6 +34,7 @@ def print_comparison(console: Console, metrics: Mapping[str, Any]) -> None:
     if metrics["retrieval"]:
         console.print(_retrieval(metrics["retrieval"]))
     if metrics["fewshot"]:
+        console.print("A hospital that was new, after training without it:")
         _print_new_hospitals(console, metrics["fewshot"])
     for remark in metrics["remarks"]:
         console.print(f"note: {remark}")

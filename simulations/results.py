@@ -19,7 +19,7 @@ from common.survival import c_index
 from server.results import pooled_of, privacy_of, released_of, spent_of, what_ran
 from server.store import Store
 from simulations.arms import NOTES
-from simulations.fewshot.table import few_shot_table
+from simulations.fewshot.table import few_shot_table, remarks_of
 from simulations.runner import Comparison, Outcome
 from simulations.world import scenario_of
 
@@ -35,6 +35,7 @@ def metrics_of(
     store = Store(run_dir)
     job = comparison.outcomes[main][0].job
     released = released_of(comparison.plans[main], store, job) if job else {}
+    few_shot = comparison.few_shot and few_shot_table(comparison.few_shot)
     result = {
         **what_ran(plan, run_dir, main_arm=main, split=split_of(study), seconds=seconds),
         "engine": engine,
@@ -45,9 +46,10 @@ def metrics_of(
         "sites": [_site(comparison, h.name, h.declared, released) for h in comparison.hospitals],
         "curves": comparison.curves,
         "retrieval": comparison.retrieval,
-        "fewshot": comparison.few_shot and few_shot_table(comparison.few_shot),
+        "fewshot": few_shot,
         "pooled_private": pooled_of(released),
-        "remarks": same_algorithm(comparison.plans.get("fedavg"), comparison.plans.get("reptile")),
+        "remarks": same_algorithm(comparison.plans.get("fedavg"), comparison.plans.get("reptile"))
+        + (remarks_of(few_shot) if few_shot else []),
         "published": scenario.published and scenario.published.model_dump(mode="json"),
     }
     store.close()

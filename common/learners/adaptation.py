@@ -50,8 +50,9 @@ def adapt_locally(model: nn.Module, center: Params, part: Part, spec: Adaptation
 
 
 def _minimise(model: nn.Module, part: Part, spec: AdaptationSpec, device: torch.device) -> None:
-    x, y = part.x.to(device).double(), part.y.to(device)
-    weights = part.weights.to(device)
+    judged = objective_of(model)
+    pieces = range(0, len(part.y), len(part.y) if judged.whole_batch else _pictures_at_once(part))
+    size = pieces.step
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     anchors = {n: p.detach().clone() for n, p in named}
     optimizer = torch.optim.LBFGS(
@@ -64,12 +65,31 @@ def _minimise(model: nn.Module, part: Part, spec: AdaptationSpec, device: torch.
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        losses = objective_of(model).losses(model(x), y)
-        loss = (weights * losses).sum()
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for start in pieces:
+            rows = slice(start, start + size)
+            x, y = part.x[rows].to(device).double(), part.y[rows].to(device)
+            loss = (part.weights[rows].to(device) * judged.losses(model(x), y)).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
         for name, p in named:
             strength = spec.bias_prior if name.endswith("bias") else spec.prior
-            loss = loss + 0.5 * strength * ((p - anchors[name]) ** 2).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+            held = 0.5 * strength * ((p - anchors[name]) ** 2).sum()
+            held.backward()  # type: ignore[no-untyped-call]
+            total += held.detach()
+        return total
 
     optimizer.step(objective)  # type: ignore[no-untyped-call]
+
+
+def _pictures_at_once(part: Part) -> int:
+    """Return how many records to hold at once: of pictures, a network holds many times their size.
+
+    All of them where they are rows of a table.
+    """
+    if part.x.dim() == 2:
+        return len(part.y)
+    return max(1, _VALUES // part.x[0].numel())
+
+
+_VALUES = 2**20  # pixels

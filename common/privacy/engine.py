@@ -59,6 +59,7 @@ from common.study import Clipping
 warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are")
 
 _CHUNK_VALUES = 2**25  # per-sample gradients held at once: 128 MB of float32
+_CHUNK_INPUTS = 2**20  # inputs held at once: of a picture, a network holds many times its size
 _LARGE = _CHUNK_VALUES // 8  # parameters from which records go one by one: hooks would hold copies
 
 RecordLoss = Callable[[Params, Tensor, Tensor], Tensor]
@@ -426,6 +427,7 @@ def _chunks(batch: Part, records: int) -> Iterator[Part]:
     """
     if batch.patients == 0:
         return
+    records = min(records, _CHUNK_INPUTS // max(1, batch.x[0].numel()))
     records = max(1, records // copies_of(batch))
     if batch.x.shape[0] <= records:
         yield batch

@@ -69,7 +69,8 @@ def _method(method: Method, run: FewShotRun) -> dict[str, Any]:
     if method.arm == UNTRAINED:
         note = f"random weights; {note}"
     elif method.arm is not None:
-        note = f"{NOTES[scenario_of(run.study).arm_named(method.arm).kind]}; {note}"
+        arm = scenario_of(run.study).arm_named(method.arm)
+        note = f"{arm.note or NOTES[arm.kind]}; {note}"
     return {
         "arm": method.arm,
         "use": method.use,

@@ -83,6 +83,7 @@ MUTANTS = {
     "cohort.missing": ["", "NA"],
     "cohort.label.column": "age",
     "cohort.label.classes": ["yes", "no"],
+    "cohort.label.ordinal": True,
     "cohort.label.map": {"0": "yes", "1": "no"},
     "cohort.features.0.name": "years",
     "cohort.features.0.column": "pain",
@@ -104,6 +105,10 @@ MUTANTS = {
     "learner.sampling_rate": 0.4,
     "learner.proximal": 0.2,
     "learner.augmentation": {"flip": True},
+    "learner.optimizer": "adam",
+    "learner.task": {"kind": "pairs"},
+    "server.tau": 1e-4,
+    "server.decay": "linear",
     "server.optimizer": "adam",
     "server.learning_rate": 0.5,
     "server.momentum": 0.8,
@@ -136,6 +141,10 @@ WHOLE_TABLES = {
     "cohort": {**TABLE["cohort"], "features": TABLE["cohort"]["features"][::-1]},
 }
 COUPLED = {
+    "cohort.label.own",  # with ways in place of classes: see OWN_CLASSES
+    "cohort.label.ways",
+    "cohort.text",  # in place of features
+    "learner.metric",  # of a body: see SPACE_MUTANTS
     "cohort.complete_cases",
     "cohort.label.event",  # of survival: see SURVIVAL
     "cohort.label.edges",
@@ -235,6 +244,54 @@ def test_every_rule_of_alignment_changes_the_digest(path, value):
 def test_no_rule_of_alignment_lacks_a_mutant():
     rules = parse_study(ALIGNED, origin="t").rules()["learner"]["alignment"]
     assert leaves(rules) == ALIGNMENT_MUTANTS.keys()
+
+
+SPACE = {
+    **TABLE,
+    "model": {"name": "mlp", "hidden": [8]},
+    "learner": {
+        "name": "matching",
+        "learning_rate": 0.1,
+        "metric": {"radius": 1.0},
+        "task": {"kind": "classes", "ways": 2},
+    },
+}
+SPACE_MUTANTS = {
+    "metric.distance": "euclidean",
+    "metric.references": 2,
+    "metric.embedding": 4,
+    "metric.radius": 2.0,
+    "metric.temperature": 0.5,
+    "metric.margin": 2.0,
+    "metric.form": "distance",
+    "metric.context": 1,
+    "task.ways": 3,
+    "task.queries": 6,
+    "task.per_round": 2,
+}
+
+
+@pytest.mark.parametrize(("path", "value"), SPACE_MUTANTS.items())
+def test_every_rule_of_a_space_and_its_problems_changes_the_digest(path, value):
+    other = changed(SPACE, f"learner.{path}", value)
+    assert plan_of(other).digest != plan_of(SPACE).digest
+
+
+def test_no_rule_of_a_space_lacks_a_mutant():
+    rules = parse_study(SPACE, origin="t").rules()["learner"]
+    found = {f"{name}.{leaf}" for name in ("metric", "task") for leaf in leaves(rules[name])}
+    # A loss is its learner's; kinds and shots exclude other rules: a mutant of the whole table.
+    assert found - SPACE_MUTANTS.keys() == {"metric.loss", "task.kind", "task.shots"}
+    pairs = changed(SPACE, "learner.task", {"kind": "pairs"})
+    assert plan_of(pairs).digest != plan_of(SPACE).digest
+
+
+def test_own_classes_change_the_digest():
+    def of(label):
+        return plan_of(changed(TABLE, "cohort.label", {"column": "y", **label})).digest
+
+    own = {"own": True, "ways": 2}
+    assert len({of({"classes": ["class 1", "class 2"]}), of(own), of({**own, "ways": 3})}) == 3
 
 
 META_MUTANTS = {
@@ -376,7 +433,7 @@ MAPPED_DIGEST = "f804ba8d4f57c53fb7cc3ba3993fe5f8efa7bdf4444ef86e1cddee1929d4eab
 
 
 def test_the_digest_of_a_study_stays_what_it_is():
-    assert DIGEST_VERSION == 4
+    assert DIGEST_VERSION == 5
     assert plan_of(TABLE).digest == TABLE_DIGEST
     assert plan_of(IMAGES).digest == IMAGES_DIGEST
     assert plan_of(MAPPED).digest == MAPPED_DIGEST
@@ -457,7 +514,8 @@ def test_a_shipped_studys_plan_comes_back_whole(path, tmp_path):
     assert again == Plan(
         plan.study.model_copy(update={"simulation": None}), plan.sigma, plan.evaluation_sigma
     )
-    assert plan.epsilon <= plan.study.privacy.epsilon
+    promised = math.inf if plan.study.privacy is None else plan.study.privacy.epsilon
+    assert plan.epsilon <= promised
 
 
 @pytest.mark.parametrize("values", [TABLE, IMAGES, MAPPED], ids=["table", "images", "maps"])

@@ -45,7 +45,7 @@ BAD = {
     ),
     "negative seed": ({"seed": -1}, "greater than or equal to 0"),
     "no seeds": ({"seeds": 0}, "greater than or equal to 1"),
-    "unknown split": ({"split": "random"}, "'keyed' or 'stratified'"),
+    "unknown split": ({"split": "random"}, "'keyed', 'stratified' or 'given'"),
     "unknown key": ({"arm_s": []}, "Extra inputs"),
 }
 

@@ -16,6 +16,7 @@ from common.learners.types import Patients
 from common.models import beside, build, load_params, params_of
 from common.params import add, flatten, head_of, subtract
 from common.plan import compile_study
+from common.privacy.class_sums import sensitivity as of_classes
 from common.privacy.engine import PrivateModel
 from common.privacy.moments import sensitivity
 from common.privacy.noise import SeededSource
@@ -33,6 +34,10 @@ BY_STEPS = [
     "hypernetwork",
     "metanet",
     "aligned",
+    "prototypical",
+    "matching",
+    "siamese",
+    "triplet",
 ]
 
 
@@ -40,6 +45,8 @@ def plan_for(name, *, pool="parted", steps=3):
     learner = {"name": name, "learning_rate": 0.5, "local_steps": steps}
     if name in ("fomaml", "maml", "anil", "metanet"):
         learner["meta"] = {"pool": pool, "curvature_clip": CURVATURE}
+    if name in ("prototypical", "matching", "siamese", "triplet"):
+        learner["metric"] = {"radius": 2.0}
     if name == "fedprox":
         learner["proximal"] = 0.1
     values = {
@@ -90,6 +97,10 @@ class Scripted(PrivateModel):
     def moment_sums(self, params, part, *, radius, second, **more):
         own = super().moment_sums(params, part, radius=radius, second=second, **more)
         return self._answer(own, sensitivity(radius, second=second))
+
+    def class_sums(self, params, batch, *, radius, **more):
+        own = super().class_sums(params, batch, radius=radius, **more)
+        return self._answer(own, of_classes(radius))
 
     def clipped_products(self, params, batch, *, direction, clip, **more):
         own = super().clipped_products(params, batch, direction=direction, clip=clip, **more)
