@@ -8,8 +8,10 @@ from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import Context
+from numpy.typing import NDArray
 
 from client.desk.approval import runs_approved
 from client.desk.cohorts import counted, is_as_approved, site_of
@@ -23,6 +25,7 @@ from client.policy import SEEDED, Policy, Reason, Refused, Ruling
 from client.site import load_policy, load_site, site_logger
 from client.transport import Transport
 from client.warm import Stamp, WarmStudy, forget_models, needed_gb, stamp_of
+from common.effect_table import effect_table
 from common.errors import GrandroundsError, SiteError
 from common.judging import histogram
 from common.learners import learner_for
@@ -122,7 +125,7 @@ class Agent:
             "join": key.round == 0,
             "train": 1 <= key.round <= last,
             "evaluate": key.round == last,
-            "deliver": key.round == last,
+            "deliver": key.round == last and study.plan.study.effect is None,
         }
         if not in_plan[key.phase]:
             raise Refused(Reason.OUT_OF_PLAN)
@@ -179,21 +182,36 @@ class Agent:
         return Release(key, study.plan, price, like, compute, self._public, request)
 
     def _evaluate(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
-        theta, source = self._weights(key, study, request), self._source(key)
-        bins, plan = study.plan.study.evaluation.bins, study.plan
-        like = {"counts": torch.zeros(plan.histograms, 2, bins, dtype=torch.float64)}
+        count, source, plan = self._counting(key, study, request), self._source(key), study.plan
+        like = {"counts": torch.zeros(plan.release_shape, dtype=torch.float64)}
 
         def compute() -> Params:
-            part = study.cohort(self._ledger).holdout
-            load_params(study.model, theta)
-            scores = predict(study.model, part.x).numpy()
-            counts = histogram(scores, part, plan.study.cohort.label, bins=bins)
-            noise = plan.evaluation_sigma * source.normal(counts.size).reshape(counts.shape)
+            counts = count()
+            noise = plan.release_sigma * source.normal(counts.size).reshape(counts.shape)
             # In single precision: the last bits of a float64 would betray the counts.
             return {"counts": torch.from_numpy(counts + noise).float().double()}
 
         price = (plan.evaluation_price(),)
         return Release(key, plan, price, like, compute, self._public, request)
+
+    def _counting(
+        self, key: Key, study: WarmStudy, request: Envelope
+    ) -> Callable[[], NDArray[np.float64]]:
+        """Return what counts patients: by score and outcome, or for an effect by arm."""
+        rules = study.plan.study
+        if rules.effect is not None:
+            decode_fitting(request.payload, {})
+            effect = rules.effect
+            return lambda: effect_table(study.cohort(self._ledger).train, effect, rules.cohort)
+        theta = self._weights(key, study, request)
+
+        def count() -> NDArray[np.float64]:
+            part = study.cohort(self._ledger).holdout
+            load_params(study.model, theta)
+            scores = predict(study.model, part.x).numpy()
+            return histogram(scores, part, rules.cohort.label, bins=rules.evaluation.bins)
+
+        return count
 
     def _deliver(self, key: Key, study: WarmStudy, request: Envelope) -> Release:
         """Keep the finished model; nothing but the word that it arrived leaves."""

@@ -33,7 +33,8 @@ class Plan:
     Attributes:
         study: The rules.
         sigma: Noise multiplier of each training step; 0 where the study is not private.
-        evaluation_sigma: Standard deviation of the noise in each cell of an evaluation histogram.
+        evaluation_sigma: Standard deviation of the noise in each cell of an evaluation histogram;
+            of an effect, the noise multiplier of its table.
         query_sigma: Noise multiplier of a query gradient; 0 also where the learner has no query.
     """
 
@@ -68,18 +69,26 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How often one hospital's training patients are read in the whole run, with noise."""
+        """How often one hospital's training patients are read in the whole run, with noise.
+
+        Once in a study of an effect, which all patients are for.
+        """
+        if self.study.effect is not None:
+            return self.evaluation_price().count
         prices = self.training_prices(rounds=self.study.rounds.count)
         return sum(event.count for event in prices)
 
     @property
     def adjacency(self) -> Adjacency:
         """What neighbouring data sets differ in, for which the promise holds."""
-        return self.training_prices()[0].adjacency
+        prices = self.training_prices()
+        return prices[0].adjacency if prices else "add_remove"
 
     @property
     def sigmas(self) -> tuple[float, ...]:
         """Every noise multiplier that the plan fixes."""
+        if self.study.effect is not None:
+            return (self.evaluation_sigma,)
         query = (self.query_sigma,) if self.study.learner.has_query else ()
         return (self.sigma, *query, self.evaluation_sigma)
 
@@ -88,6 +97,20 @@ class Plan:
         """Histograms in one evaluation: one for two classes, else one a class against the rest."""
         classes = len(self.study.cohort.label.classes)
         return 1 if classes == 2 else classes
+
+    @property
+    def release_shape(self) -> tuple[int, int, int]:
+        """Shape of what leaves at the end: histograms of scores, or the table of an effect."""
+        study = self.study
+        if study.effect is not None:
+            return study.effect.shape
+        return (self.histograms, 2, study.evaluation.bins)
+
+    @property
+    def release_sigma(self) -> float:
+        """Standard deviation of the noise in each of its cells."""
+        effect = self.study.effect
+        return self.evaluation_sigma * (1.0 if effect is None else effect.sensitivity)
 
     @cached_property
     def digest(self) -> str:
@@ -121,6 +144,8 @@ class Plan:
 
     def training_prices(self, *, rounds: int = 1) -> tuple[Event, ...]:
         """Return what the weight deltas of `rounds` rounds cost training patients."""
+        if self.study.effect is not None:
+            return ()
         return training_events(
             self.study.learner, sigma=self.sigma, query_sigma=self.query_sigma, rounds=rounds
         )
@@ -131,7 +156,13 @@ class Plan:
         A patient has unit mass in each histogram, hence the count and not a larger sensitivity. A
         patient exchanged moves two cells by 1 each, sqrt(2) in all, which the 2 C that adjacency
         'replace' prices covers.
+
+        Of an effect: what its table costs a patient, one query of noise multiplier
+        `evaluation_sigma` on everybody (`common.effect_table`). All patients are of the training
+        part there, so nothing composes in parallel.
         """
+        if self.study.effect is not None:
+            return gaussian(sigma=self.evaluation_sigma, count=1, part="train")
         price = gaussian(sigma=self.evaluation_sigma, count=self.histograms, part="holdout")
         return replace(price, adjacency=self.adjacency)
 
@@ -159,10 +190,20 @@ def compile_study(study: Study) -> Plan:
     privacy = study.privacy
     if privacy is None:
         return Plan(study=study, sigma=0.0, evaluation_sigma=0.0)
+    if study.effect is not None:
+        return _effect_plan(study, privacy)
     sigma, query_sigma = _training_sigmas(study, privacy)
     draft = Plan(study=study, sigma=sigma, evaluation_sigma=1.0, query_sigma=query_sigma)
     target = study.evaluation.epsilon or privacy.epsilon or draft.epsilon_after(study.rounds.count)
     return replace(draft, evaluation_sigma=_evaluation_sigma(draft, target))
+
+
+def _effect_plan(study: Study, privacy: PrivacySpec) -> Plan:
+    """Spend the whole epsilon on the one release."""
+    if privacy.sigma is not None:
+        return Plan(study=study, sigma=0.0, evaluation_sigma=privacy.sigma)
+    draft = Plan(study=study, sigma=0.0, evaluation_sigma=1.0)
+    return replace(draft, evaluation_sigma=_evaluation_sigma(draft, float(privacy.epsilon or 0)))
 
 
 def _evaluation_sigma(draft: Plan, target: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from common import effect_review
 from common.plan import Plan
 from common.privacy import accounting
 from common.study import Aggregation, most_liars
@@ -66,6 +67,9 @@ class Review:
 
 def review(plan: Plan) -> Review:
     """Say in plain words what a plan does at a hospital."""
+    if plan.study.effect is not None:
+        of = effect_review
+        return Review(of.computes(plan), of.leaves(plan), of.STAYS, of.spends(plan), ())
     rounds = range(1, plan.study.rounds.count + 1) if plan.private else range(0)
     return Review(
         computes=_computes(plan),

@@ -16,6 +16,7 @@ from common.cohort.schema import CohortSchema as CohortSchema
 from common.cohort.schema import Feature as Feature
 from common.cohort.schema import Image as Image
 from common.cohort.schema import Label as Label
+from common.effect_spec import LEFT_OUT, NOTHING_LEARNT, EffectSpec, filled
 from common.errors import StudyError
 from common.learner_spec import LearnerSpec
 from common.privacy.refused import NO_PRIVATE_COX, NO_PRIVATE_FORM
@@ -160,11 +161,12 @@ class RoundsSpec(Table):
     """How often, with how many hospitals at least, and how long to wait for them.
 
     Attributes:
+        count: How many rounds; 0 in a study of an effect, which trains nothing.
         deadline_s: How long one attempt at a round waits for answers.
         retries: How often a round below the quorum asks those who are missing again.
     """
 
-    count: Count
+    count: Annotated[int, Field(ge=0, strict=True)]
     quorum: Count = 2
     deadline_s: Positive = 600.0
     retries: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
@@ -234,7 +236,41 @@ class Study(Table):
     privacy: PrivacySpec | None = None
     evaluation: EvaluationSpec = EvaluationSpec()
     adaptation: AdaptationSpec = AdaptationSpec()
+    effect: EffectSpec | None = None
     simulation: Simulation | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_effect_leaves_out(cls, values: Any) -> Any:
+        return filled(values)
+
+    @model_validator(mode="after")
+    def _trains_or_is_of_an_effect(self) -> Study:
+        """Refuse a study of neither, and tables that one of an effect has no use for."""
+        count, fraction = self.rounds.count, self.cohort.train_fraction
+        if self.effect is None:
+            if count == 0:
+                raise ValueError("rounds.count is 0: it should be greater than or equal to 1")
+            if fraction == 1:
+                raise ValueError(
+                    f"cohort.train_fraction is {fraction}: it should be less than 1, or nobody "
+                    "would be left to evaluate"
+                )
+            return self
+        for name in LEFT_OUT:
+            if getattr(self, name) != _NOTHING[name]:
+                raise ValueError(f"[{name}] and [effect] are given: an effect trains nothing")
+        if count != 0 or fraction != 1:
+            raise ValueError(
+                f"rounds.count is {count}, cohort.train_fraction {fraction:g} and effect is given, "
+                "which trains nothing and is of all patients: leave both out"
+            )
+        if self.privacy is not None and (self.privacy.clip, self.privacy.clipping) != (1.0, "norm"):
+            raise ValueError("privacy.clip is given, and an effect clips nothing: leave it out")
+        objection = self.effect.objection(self.cohort)
+        if objection is not None:
+            raise ValueError(objection)
+        return self
 
     @model_validator(mode="after")
     def _survival_is_learnt_by_its_learners(self) -> Study:
@@ -263,14 +299,29 @@ class Study(Table):
 
     def rules(self) -> dict[str, Any]:
         """Return everything but the simulation, as plain values: what the digest covers."""
-        return self.model_dump(mode="json", exclude={"simulation"})
+        idle = {"effect"} if self.effect is None else set(LEFT_OUT)
+        return self.model_dump(mode="json", exclude={"simulation", *idle})
 
-    def check_has_classes(self, command: str) -> None:
-        """Refuse a study of survival to a command that judges classes.
+    def check_trains(self, command: str) -> None:
+        """Refuse a study of an effect to a command that is about training.
 
         Raises:
-            StudyError: its outcome is a time.
+            StudyError: it trains nothing.
         """
+        if self.effect is not None:
+            raise StudyError(
+                f"study {self.name!r} is of an effect and trains nothing, and {command} is about "
+                "training",
+                remedy="use sim run, or a study with a learner",
+            )
+
+    def check_has_classes(self, command: str) -> None:
+        """Refuse a study of survival, or of an effect, to a command that judges classes.
+
+        Raises:
+            StudyError: its outcome is a time, or it trains nothing.
+        """
+        self.check_trains(command)
         if self.cohort.label.event is None:
             return
         raise StudyError(
@@ -294,6 +345,15 @@ class Study(Table):
             )
         privacy = {**self.privacy.model_dump(), "epsilon": epsilon, "sigma": None}
         return parse_study({**self.model_dump(mode="json"), "privacy": privacy}, origin="--epsilon")
+
+
+_NOTHING: dict[str, Table] = {
+    "model": ModelSpec(),
+    "learner": LearnerSpec.model_validate(NOTHING_LEARNT),
+    "server": ServerSpec(),
+    "evaluation": EvaluationSpec(),
+    "adaptation": AdaptationSpec(),
+}
 
 
 def parse_study(values: dict[str, Any], *, origin: str) -> Study:

@@ -114,6 +114,7 @@ def suggest(study: Study, *, declared: Sequence[int]) -> Suggestion:
     Raises:
         StudyError: the study is not private, or by episode, or a size is none.
     """
+    study.check_trains("study suggest")
     _check(study, declared)
     given = compile_study(study)
     epsilon = given.epsilon_after(study.rounds.count)

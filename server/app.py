@@ -16,7 +16,7 @@ from common.plan import read_plan
 from common.running.daemon import hold
 from server.rounds.delivery import deliver
 from server.rounds.federation import LOG, Federation, enrolled_at
-from server.rounds.loop import run
+from server.rounds.loop import collect_effects, run
 from server.store import Store, program
 
 MODES = ("run", "deliver")
@@ -54,6 +54,9 @@ def main(grid: Grid, context: Context) -> None:
             return
         store.start(job, digest=plan.digest, code=str(Path(__file__).parent))
         with _recorded(store, job):
+            if plan.study.effect is not None:
+                collect_effects(federation)
+                return
             run(federation, lambda: initial_params(plan.study, seed=seed, folder=run_dir))
 
 

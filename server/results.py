@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from common.evaluation import ScoreHistogram, bin_edges, derive
 from common.files import write_atomic
-from common.meta_analysis import pool_auc
+from common.meta.aucs import pool_auc
 from common.params import Params
 from common.plan import Plan
 from common.privacy import accounting

@@ -10,7 +10,7 @@ from typing import Any
 from scipy.special import expit
 
 from common.auc import AucEstimate, mean_estimate
-from common.meta_analysis import random_effects
+from common.meta.models import pool
 from common.metrics import Figures, mean_figures
 from common.report.loho_values import LEAVE_ONE_OUT
 from server.results import privacy_of, what_ran
@@ -136,7 +136,8 @@ def _pooled(sites: Sequence[LeftOut], shots: int) -> dict[str, Any]:
 
 
 def _pooled_row(rows: Sequence[AucEstimate]) -> dict[str, Any]:
-    pooled = random_effects([row.logit for row in rows], [row.logit_variance for row in rows])
+    estimates, variances = [row.logit for row in rows], [row.logit_variance for row in rows]
+    pooled = pool(estimates, variances, method="PM", test="adhoc")
     return {
         "auc": _auc(pooled.mean),
         "ci_low": _auc(pooled.low),

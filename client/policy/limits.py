@@ -30,7 +30,8 @@ class Policy(Table):
         min_cohort: Smallest declared size with which the site takes part in anything.
         learners: Learners allowed; all where it is empty.
         models: Models allowed; all where it is empty.
-        releases: What may leave: weight deltas (train), evaluation histograms (evaluate).
+        releases: What may leave: weight deltas (train), evaluation histograms (evaluate), tables of
+            an effect (effect).
         hours: Local time of day at which requests are answered, as '20:00-06:00'; always where it
             is left out.
         device: Overrules cohort.toml's device.
@@ -51,7 +52,7 @@ class Policy(Table):
     min_cohort: Count = 1
     learners: tuple[LearnerName, ...] = ()
     models: tuple[ModelName, ...] = ()
-    releases: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
+    releases: tuple[Literal["train", "evaluate", "effect"], ...] = ("train", "evaluate", "effect")
     hours: str | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] | None = None
     max_message_mb: Positive = 1000.0

@@ -134,11 +134,12 @@ def _noise(policy: Policy, plan: Plan) -> Iterator[Rule]:
 
 
 def _allowed(policy: Policy, plan: Plan, phase: str) -> Iterator[Rule]:
+    is_effect = plan.study.effect is not None
     asked = (
         ("learners", policy.learners, plan.study.learner.name, Reason.LEARNER_NOT_ALLOWED),
         ("models", policy.models, plan.study.model.name, Reason.MODEL_NOT_ALLOWED),
     )
-    for key, allowed, name, reason in asked:
+    for key, allowed, name, reason in asked if not is_effect else ():
         yield _rule(
             not allowed or name in allowed,
             reason,
@@ -146,8 +147,9 @@ def _allowed(policy: Policy, plan: Plan, phase: str) -> Iterator[Rule]:
             f"add {name!r} to {key} in policy.toml",
         )
     # A study of which the evaluation alone is barred can be approved: the site says so each time.
-    asked_for = "train" if phase == "approve" else phase
-    refused = [r for r in ("train", "evaluate") if r not in policy.releases]
+    kinds = ("effect",) if is_effect else ("train", "evaluate")
+    asked_for = kinds[0] if phase == "approve" or (is_effect and phase == "evaluate") else phase
+    refused = [r for r in kinds if r not in policy.releases]
     later = f"; {refused[0]} will be refused" if phase == "approve" and refused else ""
     yield _rule(
         asked_for not in refused,

@@ -23,7 +23,12 @@ _LINES = (
     ("min_cohort", "take part in nothing with fewer patients than this", ""),
     ("learners", "learners allowed; [] allows all", ""),
     ("models", "models allowed; [] allows all", ""),
-    ("releases", "what may leave: weight changes (train), score histograms (evaluate)", ""),
+    (
+        "releases",
+        "what may leave: weight changes (train), score histograms (evaluate), tables of an "
+        "effect (effect)",
+        "",
+    ),
     (
         "hours",
         "local time at which requests are answered; without it always",

@@ -104,7 +104,7 @@ def read_named(
     draws = task_draws(list(names), key=source.split_key)
     parts = [_part(records.x, y, index, mask, draws) for mask in (keep, ~keep)]
     for part, what in zip(parts, ("train", "holdout"), strict=True):
-        if part.patients == 0:
+        if part.patients == 0 and not (what == "holdout" and schema.train_fraction == 1):
             raise DataError(
                 f"site {source.name!r}: no patient falls into the {what} part "
                 f"of {len(names)} patients at train fraction {schema.train_fraction:g}",
@@ -191,7 +191,9 @@ def _trains(
     y: NDArray[np.int64],
     copies: Groups,
 ) -> NDArray[np.bool_]:
-    """Return whether each patient trains, (patients,)."""
+    """Return whether each patient trains, (patients,): all do where nobody is to evaluate."""
+    if schema.train_fraction == 1:
+        return np.ones(len(names), dtype=np.bool_)
     if source.split == "keyed":
         return keyed_split(names, key=source.split_key, train_fraction=schema.train_fraction)
     if source.split == "given":

@@ -319,7 +319,8 @@ class CohortSchema(Table):
         patient: Column of the patient's id; without one each record is a patient, known
             by its content, so that one more or less changes nobody else's id.
         max_records: k, the most records of one patient that a step uses.
-        train_fraction: Share of patients that learning may touch; the others evaluate.
+        train_fraction: Share of patients that learning may touch; the others evaluate. 1 only where
+            there is nothing to evaluate: in a study of an effect.
         min_declared: A hospital that declares fewer patients is left out.
         columns: Names of the columns of a file that has no header line.
         missing: Values that mean 'missing' in every column.
@@ -328,7 +329,7 @@ class CohortSchema(Table):
 
     patient: str | None = None
     max_records: Count = 1
-    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 0.7
     min_declared: Count = 20
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ("", "NA", "?")

@@ -32,6 +32,7 @@ def deliver(federation: Federation) -> list[Reply]:
         RunError: the run is not finished.
     """
     plan, newest = federation.plan, latest(federation.folder)
+    plan.study.check_trains("server deliver")
     state = None if newest is None else load_state(newest, digest=plan.digest)
     if state is None or state.round < plan.study.rounds.count:
         raise RunError(

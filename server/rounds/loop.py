@@ -1,5 +1,7 @@
 """The round loop: join, train round by round with a quorum and a deadline, evaluate once.
 
+A study of an effect trains nothing: its hospitals join and release one table each.
+
 Flower's own `Strategy.start` has no start round, no checkpoint and no quorum; this loop has.
 """
 
@@ -64,7 +66,7 @@ def train(federation: Federation, roster: Roster, state: State) -> list[Contribu
     Raises:
         RunError: fewer of them than the quorum, after all retries.
     """
-    number, rounds = state.round + 1, federation.plan.study.rounds
+    number = state.round + 1
     plan, learner = federation.plan, learner_for(federation.plan)
     collection = Collection(
         federation,
@@ -75,28 +77,61 @@ def train(federation: Federation, roster: Roster, state: State) -> list[Contribu
         like=learner.shared(trained(plan.study, state.params)),
     )
     if not _reaches_quorum(federation, collection):
-        failures = [f"{r.site} {r.status}: {r.reason}" for r in collection.missing]
-        raise RunError(
-            f"round {number}: {len(collection.values)} of {len(roster.members)} hospitals "
-            f"answered, the quorum (rounds.quorum) is {rounds.quorum} ({'; '.join(failures)})",
-            remedy="mend what those hospitals report, then resume the run",
-        )
+        raise _below_quorum(federation, roster, collection, what=f"round {number}")
     sizes = {m.name: m.declared for m in roster.members}
     return [Contribution(sizes[n], collection.values[n], n) for n in sorted(collection.values)]
 
 
 def evaluate(federation: Federation, roster: Roster, state: State) -> None:
     """Collect one noisy histogram from each hospital; those that come go to the store."""
-    plan = federation.plan
-    shape = (plan.histograms, 2, plan.study.evaluation.bins)
-    like = {"counts": torch.zeros(shape, dtype=torch.float64)}
-    sent = partial(learner_for(plan).result, state)
-    collection = Collection(federation, roster, "evaluate", state.round, sent=sent, like=like)
+    sent = partial(learner_for(federation.plan).result, state)
+    collection = _counts(federation, roster, state.round, sent=sent)
     _reaches_quorum(federation, collection)
+    _keep(federation, collection)
+
+
+def collect_effects(federation: Federation) -> None:
+    """Run a job of an effect: collect one noisy table from each hospital, into the store.
+
+    Raises:
+        RunError: fewer hospitals than the quorum took part or answered; the run can be resumed.
+    """
+    roster = join(federation)
+    collection = _counts(federation, roster, 0, sent=lambda site: {})
+    answered = _reaches_quorum(federation, collection)
+    _keep(federation, collection)
+    if not answered:
+        raise _below_quorum(federation, roster, collection, what="the effect")
+
+
+def _counts(
+    federation: Federation, roster: Roster, number: int, *, sent: Callable[[str], Params]
+) -> Collection:
+    """Return what will collect each hospital's noisy counts."""
+    like = {"counts": torch.zeros(federation.plan.release_shape, dtype=torch.float64)}
+    return Collection(federation, roster, "evaluate", number, sent=sent, like=like)
+
+
+def _keep(federation: Federation, collection: Collection) -> None:
+    """Write the counts that came into the store."""
     for site, value in collection.values.items():
         federation.store.histogram(
-            federation.job, site=site, sigma=plan.evaluation_sigma, counts=value["counts"].tolist()
+            federation.job,
+            site=site,
+            sigma=federation.plan.release_sigma,
+            counts=value["counts"].tolist(),
         )
+
+
+def _below_quorum(
+    federation: Federation, roster: Roster, collection: Collection, *, what: str
+) -> RunError:
+    failures = [f"{r.site} {r.status}: {r.reason}" for r in collection.missing]
+    return RunError(
+        f"{what}: {len(collection.values)} of {len(roster.members)} hospitals answered, the quorum "
+        f"(rounds.quorum) is {federation.plan.study.rounds.quorum} ({'; '.join(failures)})",
+        remedy="mend what those hospitals report, then resume the run",
+    )
 
 
 def _reaches_quorum(federation: Federation, collection: Collection) -> bool:

@@ -66,7 +66,6 @@ SENDERS = {
     "client/rpc/health.py": {"grpc_health"},
     "client/rpc/relay.py": {"flwr", "grpc"},
     "client/rpc/server.py": {"grpc", "grpc_health"},
-    "client/rpc/service.py": {"ctypes"},  # how large blocks of memory are given back
     "client/rpc/servicers.py": {"grpc"},
     "client/running/relay_home.py": {"subprocess"},
     "client/running/relay_host.py": {"flwr", "socket"},

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from common.auc import auc_estimate, mean_estimate
-from common.meta_analysis import random_effects
+from common.meta.models import pool
 from common.metrics import auc_variance
 
 
@@ -71,7 +71,8 @@ def test_one_hospital_of_one_positive_does_not_take_over_the_pool():
     """Fault it is for: a variance of 1e-8 weighed it above all, with 7.57 between hospitals."""
     others = [auc_estimate(0.8, positives=60, negatives=60)] * 4
     rows = [*others, auc_estimate(1.0, positives=1, negatives=39)]
-    pooled = random_effects([r.logit for r in rows], [r.logit_variance for r in rows])
+    estimates, variances = [r.logit for r in rows], [r.logit_variance for r in rows]
+    pooled = pool(estimates, variances, method="PM", test="adhoc")
     # Logits 1.37 of variance .064 each, and 1.59 of variance 3.3: weights of 62 and .3.
     assert pooled.tau2 == 0
     assert pooled.mean == pytest.approx(others[0].logit, abs=0.01)

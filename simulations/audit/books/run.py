@@ -127,12 +127,13 @@ def _payments(job: Job) -> Outcome:
 def _histograms(job: Job) -> Outcome:
     """Every histogram was answered for, has the plan's noise and the plan's size."""
     plan = job.plan
-    shape = (plan.histograms, 2, plan.study.evaluation.bins)
     asked = {s for s, rows in job.answers.items() if any(r["phase"] == "evaluate" for r in rows)}
     odd = [
         site
         for site, (sigma, counts) in job.histograms.items()
-        if site not in asked or sigma != plan.evaluation_sigma or np.shape(counts) != shape
+        if site not in asked
+        or sigma != plan.release_sigma
+        or np.shape(counts) != plan.release_shape
     ]
     words = f"{len(job.histograms)} histograms; not the plan's: {', '.join(odd) or 'none'}"
     return judge(f"L {job.name}: histograms", statistic=len(odd), threshold=0, detail=words)
