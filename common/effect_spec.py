@@ -1,4 +1,4 @@
-"""The `[effect]` table of a study that trains nothing: each hospital releases one table of an effect.
+"""The `[effect]` table of a study that trains nothing: each hospital releases one table.
 
 Such a study is not a model's evaluation with a table beside it: nothing has to be trained before a
 trial's centres can say what a treatment did, and what is not computed need not be paid for. So it

@@ -43,7 +43,7 @@ def effect_table(part: Part, spec: EffectSpec, cohort: CohortSchema) -> Floats:
         of u^2 of each arm, u being -1 and 1 at the ends of the feature's range.
     """
     mass, y = part.weights.numpy(), part.y.numpy()
-    x = part.x.numpy().astype(np.float64).reshape(len(y), -1)
+    x = part.x.numpy().astype(np.float64)
     table = np.zeros(spec.shape)
     if spec.kind == "table":
         feature, first = _place(cohort, str(spec.treatment))

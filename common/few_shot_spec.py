@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from common.schema import Count, Name, Table
+from common.schema import Count, Name, Positive, Table
 
 UNTRAINED = "untrained"
 """In an arm's place: the body of random weights that training starts from."""
@@ -111,6 +111,23 @@ class Method(Table):
         return self
 
 
+class SourcesSpec(Table):
+    """The `sources` of the table: what each hospital's own body would give the new one.
+
+    Attributes:
+        arm: Whose plan each hospital runs alone; the first arm of the methods where it is left out.
+        epsilon: Of the release of its features' moments alone; the training is paid for besides.
+        dims: Of the space whose moments are released: a covariance has its square in numbers, and
+            each has the noise.
+        episodes: At most so many.
+    """
+
+    arm: Name | None = None
+    epsilon: Positive = 2.0
+    dims: Annotated[int, Field(ge=2, le=256, strict=True)] = 16
+    episodes: Count = 50
+
+
 class FewShot(Table):
     """How `sim fewshot` meets a new hospital, and which one `sim run` meets after training.
 
@@ -123,6 +140,8 @@ class FewShot(Table):
         episodes: How many draws of labelled patients, the same for all methods.
         queries: The most other patients of a class that judge an episode, or 'all' of them.
         methods: See `Method`; where it is empty the study's own learner, used in a few ways.
+        sources: Whether, and how, to rank the other hospitals' own bodies for the new one; `true`
+            for all defaults.
     """
 
     held_out: tuple[Name, ...] = ()
@@ -132,6 +151,12 @@ class FewShot(Table):
     episodes: Count = 200
     queries: Count | Literal["all"] = 15
     methods: tuple[Method, ...] = ()
+    sources: SourcesSpec | None = None
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _true_is_a_table(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _makes_sense(self) -> FewShot:
@@ -158,6 +183,19 @@ class FewShot(Table):
         """Names of the arms to train, in the order of the methods."""
         named = dict.fromkeys(m.arm for m in self.methods if m.arm not in (None, UNTRAINED))
         return tuple(name for name in named if name is not None)
+
+    @property
+    def source_arm(self) -> str | None:
+        """The arm whose plan the sources run, each alone; None without sources or arms."""
+        if self.sources is None:
+            return None
+        return self.sources.arm or next(iter(self.arms), None)
+
+    @property
+    def named_arms(self) -> tuple[str, ...]:
+        """Every arm that the table needs a plan of."""
+        more = (self.source_arm,) if self.source_arm is not None else ()
+        return tuple(dict.fromkeys((*self.arms, *more)))
 
 
 def per_class(shots: int | str) -> tuple[int, ...]:

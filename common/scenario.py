@@ -169,7 +169,7 @@ class Simulation(Table):
     def _complete(self) -> Simulation:
         if bool(self.sites) == (self.partition is not None):
             raise ValueError("give either simulation.sites or simulation.partition, and not both")
-        named = (*self.arms, *self.loho.arms, *self.fewshot.arms)
+        named = (*self.arms, *self.loho.arms, *self.fewshot.named_arms)
         unknown = [a for a in named if a not in self.arm and a not in _STANDARD]
         if unknown:
             known = ", ".join([*_STANDARD, *self.arm])
@@ -184,10 +184,10 @@ class Simulation(Table):
             )
         if UNTRAINED in self.arm:
             raise ValueError(f"an arm is named {UNTRAINED!r}, which means that there is none")
-        alone = [a for a in self.fewshot.arms if self.arm_named(a).kind not in FEDERATED]
+        alone = [a for a in self.fewshot.named_arms if self.arm_named(a).kind not in FEDERATED]
         if alone:
             raise ValueError(
-                f"simulation.fewshot.methods uses the body of arm {alone[0]!r}, which is not "
+                f"simulation.fewshot uses the body of arm {alone[0]!r}, which is not "
                 f"federated: name one of the kinds {', '.join(FEDERATED)}, or {UNTRAINED!r}"
             )
         return self

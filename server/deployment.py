@@ -19,13 +19,15 @@ from typing import Any
 from common.errors import EngineError, GrandroundsError, RunError
 from common.files import only_one, write_atomic
 from common.plan import Plan, compile_study, read_plan, write_plan
+from common.report.words import DEPLOYED
 from common.schema import dump_toml
 from common.study import load_study
+from server.effects import effect_metrics
 from server.house.bundle import write_app
 from server.house.home import Home
 from server.house.superlink import of, run_status, submit
 from server.report import METRICS, write_pages
-from server.results import run_metrics, write_model
+from server.results import deployed_privacy, run_metrics, write_model
 from server.rounds.checkpoint import checkpoint_folder, latest, load_state
 from server.store import FLOWER, Store, is_interrupted
 
@@ -121,11 +123,27 @@ def drive(run: Run, *, mode: str, say: Say) -> None:
 def finish(run: Run, *, seconds: float) -> dict[str, Any]:
     """Write model, metrics and pages of a run that ended; return the metrics."""
     plan = plan_of(run)
+    if plan.study.effect is not None:
+        return _finish_effect(run, plan, seconds=seconds)
     newest = latest(checkpoint_folder(run.folder, run.name))
     if newest is None:
         raise RunError(f"run {run.name!r} has no checkpoint", remedy="resume it with server resume")
     write_model(run.folder, load_state(newest, digest=plan.digest).model, digest=plan.digest)
-    metrics = {"run": run.name, **run_metrics(plan, run.folder, run.name, seconds=seconds)}
+    return _write(run, run_metrics(plan, run.folder, run.name, seconds=seconds))
+
+
+def _finish_effect(run: Run, plan: Plan, *, seconds: float) -> dict[str, Any]:
+    """Write metrics and page of a run that trained nothing, so that there is no model."""
+    with closing(Store(run.folder)) as store:
+        privacy = deployed_privacy(plan, store, run.name)
+    metrics = effect_metrics(
+        plan, run.folder, run.name, engine=DEPLOYED, privacy=privacy, seconds=seconds
+    )
+    return _write(run, metrics)
+
+
+def _write(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
+    metrics = {"run": run.name, **metrics}
     write_atomic(run.folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_pages(run.folder)
     return metrics

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.errors import RunError, StudyError
 from common.files import write_atomic
+from common.report.effect_page import effect_html
 from common.report.fewshot_page import few_shot_html
 from common.report.fewshot_values import FEW_SHOT
 from common.report.loho_page import loho_html
@@ -15,6 +16,7 @@ from common.report.loho_values import LEAVE_ONE_OUT
 from common.report.model_card import model_card
 from common.report.page import report_html
 from common.schema import read_toml
+from server.effects import EFFECT
 from server.store import FLOWER
 from server.store import METRICS as METRICS
 
@@ -26,7 +28,8 @@ def write_pages(run_dir: Path) -> Path:
         RunError: the folder holds no finished run.
     """
     metrics, page = read_metrics(run_dir), run_dir / "report.html"
-    several = {LEAVE_ONE_OUT: loho_html, FEW_SHOT: few_shot_html}  # models, so no card of one
+    # Several models, or none: no card of one.
+    several = {LEAVE_ONE_OUT: loho_html, FEW_SHOT: few_shot_html, EFFECT: effect_html}
     write = several.get(str(metrics.get("kind")))
     if write is not None:
         write_atomic(page, write(metrics))
@@ -55,7 +58,7 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
         raise RunError(
             f"{str(path)!r} cannot be read: {error}", remedy=f"write it again with {resume}"
         ) from None
-    if not isinstance(metrics, dict) or not metrics.keys() & {"arms", "held_out"}:
+    if not isinstance(metrics, dict) or not metrics.keys() & {"arms", "held_out", "counted"}:
         raise RunError(
             f"{str(path)!r} does not hold the metrics of a run",
             remedy=f"write it again with {resume}",

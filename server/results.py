@@ -36,13 +36,11 @@ def run_metrics(plan: Plan, run_dir: Path, job: str, *, seconds: float) -> dict[
     """
     store, name = Store(run_dir), plan.study.learner.name
     released, row, members = released_of(plan, store, job), store.job(job), store.members(job)
-    privacy = privacy_of(plan, noise=_NOISE, spent=spent_of(store, job))
-    seeded = [m["site"] for m in members if m["noise"] == SEEDED and m["status"] == TOOK_PART]
     result = {
         **what_ran(plan, run_dir, main_arm=name, split=_SPLIT, seconds=seconds),
         "engine": DEPLOYED,
         "seeds": 1,
-        "privacy": privacy | (_unprotected(seeded) if seeded else {}),
+        "privacy": deployed_privacy(plan, store, job),
         "arms": {},
         "sites": [
             {
@@ -64,6 +62,14 @@ def run_metrics(plan: Plan, run_dir: Path, job: str, *, seconds: float) -> dict[
     }
     store.close()
     return result
+
+
+def deployed_privacy(plan: Plan, store: Store, job: str) -> dict[str, Any]:
+    """Return the promise of a run over real hospitals, taken back where one seeded its noise."""
+    privacy = privacy_of(plan, noise=_NOISE, spent=spent_of(store, job))
+    rows = store.members(job)
+    seeded = [m["site"] for m in rows if m["noise"] == SEEDED and m["status"] == TOOK_PART]
+    return privacy | (_unprotected(seeded) if seeded else {})
 
 
 def _unprotected(sites: list[str]) -> dict[str, Any]:
@@ -131,25 +137,31 @@ def privacy_of(plan: Plan, *, noise: str, spent: float | None = None) -> dict[st
             "statement": "not private: the study has no privacy table",
         }
     training, evaluation = plan.training_prices(rounds=rounds), plan.evaluation_price()
-    epsilon = max(plan.epsilon, spent or 0.0)
+    epsilon, is_effect = max(plan.epsilon, spent or 0.0), study.effect is not None
+    parts = "each is in the one release" if is_effect else "a patient either trains or evaluates"
     return common | {
         "noise": noise,
         "epsilon": epsilon,
         "delta": plan.delta,
         "adjacency": accounting.ADJACENCIES[plan.adjacency],
         "accountant": f"{accounting.ACCOUNTANT} {version('dp-accounting')}",
-        "sigma": plan.sigma,
-        "clip": plan.clip,
+        "sigma": plan.evaluation_sigma if is_effect else plan.sigma,
+        "clip": None if is_effect else plan.clip,
         "evaluation_sigma": plan.evaluation_sigma,
-        "epsilon_prv": _prv(training, plan),
+        "epsilon_prv": _prv(training or (evaluation,), plan),
         "epsilon_by_round": [plan.epsilon_after(r) for r in range(1, rounds + 1)],
         "releases": [
             *(_release("weight delta", plan, event, count=rounds) for event in training),
-            _release("evaluation histogram", plan, evaluation, count=1),
+            _release(
+                "table of an effect" if is_effect else "evaluation histogram",
+                plan,
+                evaluation,
+                count=1,
+            ),
         ],
         "statement": f"({epsilon:.3g}, {plan.delta:g})-differential privacy for each patient of "
         f"each hospital, {accounting.ADJACENCIES[plan.adjacency]}; "
-        "a patient either trains or evaluates",
+        f"{parts}",
     }
 
 

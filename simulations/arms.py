@@ -173,7 +173,7 @@ def local(
     results = {}
     for name, cohort in cohorts.items():
         if plan.private:
-            params = _train_alone(
+            params = train_alone(
                 plan,
                 initial,
                 Patients(cohort.train, cohort.declared, cohort.classes),
@@ -192,13 +192,13 @@ def pooled(plan: Plan, initial: Params, cohorts: Mapping[str, Cohort], *, seed: 
     everybody = join([c.train for c in cohorts.values()])
     declared = sum(c.declared for c in cohorts.values())
     if plan.private:
-        return _train_alone(
+        return train_alone(
             plan, initial, Patients(everybody, declared), seed=derive(seed, "pooled")
         )
     return adapt_locally(build(plan.study), initial, everybody, plan.study.adaptation)
 
 
-def _train_alone(plan: Plan, initial: Params, patients: Patients, *, seed: int) -> Params:
+def train_alone(plan: Plan, initial: Params, patients: Patients, *, seed: int) -> Params:
     """Run the plan's private steps over a federation of one."""
     learner, model = learner_for(plan), PrivateModel(build(plan.study))
     source = SeededSource(seed)

@@ -152,14 +152,14 @@ def _session(
     with importing():
         from rich.console import Console
 
-        from simulations.session import WORKS, run_session
+        from simulations.session import run_session, work_of
         from simulations.settings import resume_settings, start_settings
 
     if resume is not None:
         settings = resume_settings(resume, command=command, study=study, out=out, options=options)
     else:
         settings = start_settings(study, command=command, out=out, options=options)
-    work = WORKS[command]
+    work = work_of(command, settings.study)
     metrics = run_session(settings, work, Console(stderr=True, highlight=False, soft_wrap=True))
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, allow_nan=False))

@@ -10,17 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from common.report.fewshot_tables import title_of
-from common.report.fewshot_values import (
-    FIGURES,
-    epsilon_of,
-    figures_of,
-    panels_of,
-    shots_of,
-    with_width,
-)
 from common.report.loho_values import averaged
 from common.report.values import C_INDICES, headline, is_graded, of_survival
+from simulations.fewshot.display import print_new_hospitals
 
 _SHORT = {"pooled_recalibrated": "pooled recalib."}
 
@@ -35,7 +27,7 @@ def print_comparison(console: Console, metrics: Mapping[str, Any]) -> None:
         console.print(_retrieval(metrics["retrieval"]))
     if metrics["fewshot"]:
         console.print("A hospital that was new, after training without it:")
-        _print_new_hospitals(console, metrics["fewshot"])
+        print_new_hospitals(console, metrics["fewshot"])
     for remark in metrics["remarks"]:
         console.print(f"note: {remark}")
     _print_promise(console, metrics)
@@ -52,33 +44,10 @@ def print_leave_one_out(console: Console, metrics: Mapping[str, Any]) -> None:
 
 def print_few_shot(console: Console, metrics: Mapping[str, Any]) -> None:
     """Print a table for each new hospital, their mean, and the promise."""
-    _print_new_hospitals(console, metrics)
+    print_new_hospitals(console, metrics)
     for remark in metrics["remarks"]:
         console.print(f"note: {remark}")
     _print_promise(console, metrics)
-
-
-def _print_new_hospitals(console: Console, found: Mapping[str, Any]) -> None:
-    """Print what fits a terminal; the report has the spread and what a method gains besides."""
-    for name, shots in panels_of(found):
-        table = Table(
-            title=title_of(found, name),
-            caption="columns: labelled patients a class; ±: 95% interval of the mean over episodes",
-            box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        table.add_column("method", no_wrap=True)
-        table.add_column("epsilon", justify="right", no_wrap=True)
-        of_two = found["measure"] == "auc"  # of more classes the accuracy says it all
-        named = figures_of(shots) if of_two else ["accuracy"]
-        figures = [(k, figure) for k in shots_of(found) for figure in named]
-        for k, figure in figures:
-            table.add_column(f"{k}\n{FIGURES[figure]}", justify="right", no_wrap=True)
-        for method in found["methods"]:
-            rows = {k: shots[k][method] for k in shots_of(found)}
-            cells = [with_width(rows[k], figure).replace("0.", ".") for k, figure in figures]
-            table.add_row(method, epsilon_of(found["methods"][method]), *cells)
-        console.print(table)
 
 
 def _left_out(metrics: Mapping[str, Any], shots: str) -> Table:

@@ -19,10 +19,12 @@ from common.errors import DataError, StudyError
 from common.files import only_one, write_atomic
 from common.scenario import FEDERATED
 from common.study import Study
+from server.effect_tables import print_effect
 from server.progress import live_progress
 from server.report import METRICS, write_pages
 from server.results import write_model
 from simulations.display import print_comparison, print_few_shot, print_leave_one_out
+from simulations.effects import run_effect
 from simulations.fewshot.results import few_shot_metrics
 from simulations.fewshot.rules import rounds_of
 from simulations.fewshot.run import few_shot
@@ -104,6 +106,24 @@ def _say_notes(metrics: Metrics, say: Say) -> None:
         notes = [note for note in site.get("notes", []) if not note.endswith(" missing")]
         if notes:
             say(f"{site['name']}: {'; '.join(notes)} (exact, would not leave the hospital)")
+
+
+def work_of(command: str, study: Study) -> Work:
+    """Return what a command does with a study.
+
+    Raises:
+        StudyError: the study is of an effect, and the command is about training.
+    """
+    if study.effect is None:
+        return WORKS[command]
+    if command != "run":
+        study.check_trains(f"sim {command}")
+    return Work("run", _effect, lambda study: 0, print_effect)
+
+
+def _effect(settings: Settings, say: Say, started: float) -> Metrics:
+    engine = scenario_of(settings.study).engine
+    return run_effect(settings.study, settings.run_dir, engine=engine, say=say, started=started)
 
 
 def _compare(settings: Settings, say: Say, started: float) -> Metrics:

@@ -67,7 +67,7 @@ def world_of(study: Study, scenario: Simulation, run_dir: Path, seed: int) -> Wo
             remedy="lower cohort.min_declared or privacy.delta, or give other hospitals",
         )
     cohorts = {
-        h.name: read_cohort(_cohort_of(h, scenario, seed).source(Path()), study.cohort)
+        h.name: read_cohort(cohort_of(h, scenario, seed).source(Path()), study.cohort)
         for h in hospitals
         if h.name not in left_out
     }
@@ -138,14 +138,22 @@ def federated_params(world: World, name: str, plan: Plan, run_job: Engine) -> tu
     Returns:
         The final shared weights, and the job's name in the run store.
     """
+    job = finished_job(world, name, plan, run_job)
+    return state_at(world.run_dir, job, plan, plan.study.rounds.count).model, job
+
+
+def finished_job(world: World, name: str, plan: Plan, run_job: Engine) -> str:
+    """Run a plan over a world's hospitals, unless the run folder holds it already.
+
+    Returns:
+        The job's name in the run store.
+    """
     job = _job(world, name, plan)
-    params = _finished(job, plan)
-    if params is None:
+    if not _is_finished(job):
         run_job(job)
-        params = _finished(job, plan)
-    if params is None:
+    if not _is_finished(job):
         raise RunError(f"job {job.name!r} ended without a result", remedy="resume the run")
-    return params, job.name
+    return job.name
 
 
 def own_params(
@@ -169,14 +177,14 @@ def _job(world: World, arm: str, plan: Plan) -> Job:
     sites_dir = world.run_dir / "sites" / name
     policy = _policy(plan, world.seed)
     for hospital in world.hospitals:
-        cohort = _cohort_of(hospital, world.scenario, world.seed)
+        cohort = cohort_of(hospital, world.scenario, world.seed)
         write_site(sites_dir / hospital.name, cohort=cohort, policy=policy, plans=[plan])
     plans = world.run_dir / "plans"
     plans.mkdir(exist_ok=True)
     return Job(name, world.run_dir, write_plan(plan, plans), sites_dir, world.seed)
 
 
-def _cohort_of(hospital: Hospital, scenario: Simulation, seed: int) -> CohortConfig:
+def cohort_of(hospital: Hospital, scenario: Simulation, seed: int) -> CohortConfig:
     """Return a hospital's cohort.toml; its split key follows from the seed alone."""
     halves = [derive(seed, hospital.name, "split key", i) for i in (0, 1)]
     return CohortConfig(
@@ -199,14 +207,12 @@ def _policy(plan: Plan, seed: int) -> Policy:
     )
 
 
-def _finished(job: Job, plan: Plan) -> Params | None:
-    """Return the final weights of a job that ended well, else None."""
+def _is_finished(job: Job) -> bool:
+    """Tell whether a job ended well."""
     store = Store(job.run_dir)
     row = store.job(job.name)
     store.close()
-    if row is None or row["status"] != "finished":
-        return None
-    return state_at(job.run_dir, job.name, plan, plan.study.rounds.count).model
+    return row is not None and row["status"] == "finished"
 
 
 def state_at(run_dir: Path, job: str, plan: Plan, number: int) -> State:

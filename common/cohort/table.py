@@ -77,12 +77,13 @@ def read_table(path: Path, schema: CohortSchema) -> pd.DataFrame:
     return frame
 
 
-def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str] = (), *, what: str = "cohort file") -> pd.DataFrame:
     """Read text as it stands; a line of another length is refused, as its values may be shifted.
 
     Args:
         path: Comma-separated values.
         columns: Their names, where the first line does not name them.
+        what: Messages call the file.
 
     Raises:
         DataError: the file is missing or malformed.
@@ -93,31 +94,28 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
             lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
     except FileNotFoundError:
         raise DataError(
-            f"cohort file {str(path)!r} does not exist",
+            f"{what} {str(path)!r} does not exist",
             remedy="check the path: a site's is in its cohort.toml, a simulation's below --data",
         ) from None
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(
-            f"cohort file {str(path)!r} cannot be read as CSV: {error}",
+            f"{what} {str(path)!r} cannot be read as CSV: {error}",
             remedy="export the table as comma-separated UTF-8 text",
         ) from None
     lines = [(number, line) for number, line in lines if any(line)]
     header = list(columns) if columns or not lines else lines.pop(0)[1]
-    _check_columns(path, header, lines)
+    _check_columns(f"{what} {str(path)!r}", header, lines)
     return pd.DataFrame([line for _, line in lines], columns=header, dtype=str)
 
 
-def _check_columns(path: Path, header: list[str], lines: list[tuple[int, list[str]]]) -> None:
+def _check_columns(file: str, header: list[str], lines: list[tuple[int, list[str]]]) -> None:
     twice = sorted({c for c in header if header.count(c) > 1})
     if twice:
-        raise DataError(
-            f"cohort file {str(path)!r} has two columns {twice[0]!r}", remedy="rename one of them"
-        )
+        raise DataError(f"{file} has two columns {twice[0]!r}", remedy="rename one of them")
     for number, line in lines:
         if len(line) != len(header):
             raise DataError(
-                f"cohort file {str(path)!r}, line {number}: {len(line)} values "
-                f"for {len(header)} columns",
+                f"{file}, line {number}: {len(line)} values for {len(header)} columns",
                 remedy="mend that line (a comma within a value needs quotes around the value), or "
                 "name every column in the study's cohort.columns",
             )

@@ -13,12 +13,11 @@ from scipy.stats import norm
 from common.errors import DataError
 from common.meta import bias
 from common.meta.effects import MEASURES
-from common.meta.heterogeneity import METHODS, Array, tau2_interval
+from common.meta.heterogeneity import METHODS, Array, Places, tau2_interval
 from common.meta.influence import cumulative, influence, leave_one_out
 from common.meta.models import FEWEST, TESTS, Pooled, pool, weights
 from common.meta.moderators import features, regress, subgroups
-from common.meta.neural import compare, verdict
-from common.meta.tables import Effects, cells
+from common.meta.tables import Effects, cells, check_effects
 from common.meta.values import on_both_scales, plain, pooled_values
 
 LEVEL = 0.95
@@ -50,7 +49,10 @@ def analyse(
     Raises:
         DataError: if a method, test, variance or column is not usable.
     """
-    _check(effects, method, test)
+    for name, given, allowed in (("method", method, METHODS), ("test", test, TESTS)):
+        if given not in allowed:
+            raise DataError(f"{name} is {given!r}", remedy=f"use one of {', '.join(allowed)}")
+    check_effects(effects)
     y, v = effects.y, effects.v
     pooled = pool(y, v, method=method, test=test)
     values = _main(effects, pooled)
@@ -61,20 +63,8 @@ def analyse(
     values["subgroups"] = None if by is None else _subgroups(effects, by, method, test)
     values["regression"] = _regression(effects, on, method, test, seed) if on else None
     values["notes"] = [*effects.notes, *_notes(effects, values)]
-    return plain(values)
-
-
-def _check(effects: Effects, method: str, test: str) -> None:
-    if method not in METHODS:
-        raise DataError(f"method is {method!r}", remedy=f"use one of {', '.join(METHODS)}")
-    if test not in TESTS:
-        raise DataError(f"test is {test!r}", remedy=f"use one of {', '.join(TESTS)}")
-    for label, y, v in zip(effects.labels, effects.y, effects.v, strict=True):
-        if not (math.isfinite(y) and math.isfinite(v) and v > 0):
-            raise DataError(
-                f"{label!r} has the effect {y:g} with the variance {v:g}",
-                remedy="give a finite effect and a variance above 0, or leave the study out",
-            )
+    found: dict[str, Any] = plain(values)
+    return found
 
 
 def _main(effects: Effects, pooled: Pooled) -> dict[str, Any]:
@@ -148,7 +138,8 @@ def _studies(effects: Effects, pooled: Pooled, by: str | None) -> list[dict[str,
 
 def _cumulative(effects: Effects, method: str, test: str) -> dict[str, Any]:
     """Pool by year where every study has one, and in the order of the table elsewhere."""
-    order, said = np.arange(len(effects.y)), "the table's order"
+    order: Places = np.arange(len(effects.y))
+    said = "the table's order"
     column = next((c for c in effects.table.columns if str(c).lower() == "year"), None)
     if column is not None:
         years = pd.to_numeric(effects.table[column], errors="coerce")
@@ -212,6 +203,8 @@ def _regression(
 
 
 def _prediction(y: Array, v: Array, design: Array, seed: int) -> dict[str, Any]:
+    from common.meta.neural import compare, verdict  # torch takes seconds, and only this needs it
+
     found = compare(y, v, design, seed=seed)
     scores = {n: {"rmse": one.rmse, "log_density": one.log_density} for n, one in found.items()}
     return {**scores, "seed": seed, "verdict": verdict(y, found)}
@@ -236,6 +229,8 @@ def _notes(effects: Effects, values: dict[str, Any]) -> Iterable[str]:
     low, high = values["tau2_low"], values["tau2_high"]
     if low is not None and not low <= values["tau2"] <= high:
         yield "The interval of tau2 (Q-profile) leaves the estimate out, as it may: Q makes it."
-    if values["test"] == "z" and 1 < k < 20:
+    if k >= FEWEST and values["trim_and_fill"] is None:
+        yield "No trim and fill: its number of missing studies goes round in circles."
+    if values["test"] == "z" and 1 < k < 20 and values["method"] != "FE":
         yield ("Normal intervals take tau2 for known; with so few studies Hartung and Knapp's are "
                "the honest ones (--test knha).")  # fmt: skip

@@ -11,6 +11,7 @@ from common.meta.heterogeneity import Array, mixed_model
 from common.meta.models import Pooled, pool
 
 FEWEST = 3  # studies for a regression of two coefficients
+_ROUNDING = 1e-12  # effects that differ from their mean by this share of their size are on it
 FEW = 10  # below which the tests have hardly any power (Cochrane Handbook 13.3.5.4)
 
 
@@ -50,7 +51,7 @@ def egger(y: Array, v: Array, *, method: str = "REML") -> Egger | None:
         The test; None below three studies or where all standard errors are equal.
 
     >>> round(egger(np.array([2.0, 1.5, 1.2, 1.0]), np.array([1.0, 0.5, 0.2, 0.1])).intercept, 3)
-    1.477
+    1.399
     """
     k, se = len(y), np.sqrt(v)
     if k < FEWEST or np.ptp(se) < 1e-12 * se.max():
@@ -128,10 +129,11 @@ def trim_and_fill(
         estimator: `L0`, metafor's default, or `R0`.
 
     Returns:
-        What was filled, with k0 = 0 where nothing is missing; None below three studies.
+        What was filled, with k0 = 0 where nothing is missing; None below three studies, or where
+        the number goes round in circles.
 
     Raises:
-        ValueError: if the estimator is unknown, or the number does not settle.
+        ValueError: if the estimator is unknown.
     """
     if estimator not in {"L0", "R0"}:
         raise ValueError(f"estimator is {estimator!r}: use L0 or R0")
@@ -142,15 +144,15 @@ def trim_and_fill(
     sign = -1.0 if tested is not None and (tested.z or 0.0) < 0 else 1.0
     order = np.argsort(sign * y, kind="stable")
     flipped, spread = sign * y[order], v[order]
-    k0 = before = 0
+    size, k0 = float(np.abs(y).max()), 0
     for _ in range(100):
         rest = slice(0, k - k0)
         centre = pool(flipped[rest], spread[rest], method=method).mean
-        k0, before = _missing(flipped - centre, estimator), k0
+        k0, before = _missing(flipped - centre, size, estimator), k0
         if k0 == before:
             break
     else:
-        raise ValueError("trim and fill does not settle on a number of missing studies")
+        return None
     mirrored = sign * (2 * centre - flipped[k - k0 :])
     filled = pool(
         np.concatenate([y, mirrored]),
@@ -161,9 +163,10 @@ def trim_and_fill(
     return Filled(k0, "left" if sign > 0 else "right", filled, mirrored, spread[k - k0 :])
 
 
-def _missing(centred: Array, estimator: str) -> int:
+def _missing(centred: Array, scale: float, estimator: str) -> int:
     """Estimate how many studies are missing below, from effects about their centre."""
     k = len(centred)
+    centred = np.where(np.abs(centred) < _ROUNDING * scale, 0.0, centred)
     ranks = np.empty(k)
     ranks[np.argsort(np.abs(centred), kind="stable")] = np.arange(1, k + 1)
     if estimator == "R0":

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit, gammaln, logit
 from scipy.stats import norm
 
-from common.meta.heterogeneity import Array
+from common.meta.heterogeneity import Array, Mask
 
 CORRECTION = 0.5  # added to all four cells of a table with an empty one
 _EDGE = 5e-3  # an AUC of 0 or 1 has no logit; values and ends are moved this far inside
@@ -61,7 +61,7 @@ def back(measure: str, value: float | None) -> float | None:
 
 def two_by_two(
     measure: str, ai: Array, bi: Array, ci: Array, di: Array
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Mask]:
     """Compare events of two groups: log odds ratio, log risk ratio or risk difference.
 
     With p1 = a / (a + b) and p2 = c / (c + d):
@@ -173,7 +173,7 @@ def auc_from_counts(auc: Array, *, cases: Array, controls: Array) -> tuple[Array
 
 def oe_effect(
     observed: Array, expected: Array, *, n: Array | None = None
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Mask]:
     """Return log(O/E), its variance and which rows were corrected.
 
     The variance of log O is 1/O - 1/n for O events of n patients, and 1/O (Poisson) where n is not
@@ -196,4 +196,4 @@ def oe_effect(
 
 def from_interval(low: Array, high: Array, *, level: float = 0.95) -> Array:
     """Return variances from normal confidence intervals on the analysis scale."""
-    return ((high - low) / (2 * norm.isf((1 - level) / 2))) ** 2
+    return np.asarray((high - low) / (2 * norm.isf((1 - level) / 2))) ** 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from scipy.stats import chi2
 from statsmodels.stats.meta_analysis import combine_effects
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Places = NDArray[np.intp]
 
 METHODS = ("FE", "DL", "PM", "ML", "REML", "HE")
 _OF_STATSMODELS = {"DL": "chi2", "PM": "iterated"}
@@ -46,7 +47,10 @@ def between_variance(y: Array, v: Array, *, method: str) -> float:
     if method in _OF_STATSMODELS:
         # The solver's tolerance stays as it is: a tighter one lets rounding push the estimating
         # equation below zero, which it takes for 'no variance between studies'.
-        return float(combine_effects(y, v, method_re=_OF_STATSMODELS[method]).tau2)
+        # statsmodels' DerSimonian-Laird goes below 0, and then has no standard error to warn about.
+        with np.errstate(invalid="ignore"):
+            found = combine_effects(y, v, method_re=_OF_STATSMODELS[method])
+        return max(float(found.tau2), 0.0)
     return mixed_model(y, v, np.ones((len(y), 1)), method=method)[0]
 
 
@@ -67,7 +71,7 @@ def mixed_model(y: Array, v: Array, design: Array, *, method: str) -> tuple[floa
         found = _estimator(method).fit(y[:, None], v[:, None], design).params_["tau2"]
         tau2 = float(np.ravel(found)[0])
     w = 1 / (v + tau2)
-    covariance = np.linalg.inv(design.T @ (w[:, None] * design))
+    covariance = np.asarray(np.linalg.inv(design.T @ (w[:, None] * design)), dtype=np.float64)
     return tau2, covariance @ (design.T @ (w * y)), covariance
 
 
@@ -134,7 +138,7 @@ def shares(y: Array, v: Array, *, tau2: float, method: str) -> tuple[float, floa
 
 
 @cache
-def pymare() -> ModuleType:
+def pymare() -> Any:
     """Import PyMARE when it is first needed: it takes about a second, and most commands do not."""
     with warnings.catch_warnings():
         # It leaves a file of its own open while it is imported.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
-from common.meta.heterogeneity import Array
+from common.meta.heterogeneity import Array, Mask, Places
 from common.meta.models import Pooled, pool, weights
 
 
@@ -38,7 +38,7 @@ class Influence:
     tau2: Array
     q: Array
     hat: Array
-    influential: Array
+    influential: Mask
     baujat_x: Array
     baujat_y: Array
 
@@ -51,7 +51,7 @@ def leave_one_out(y: Array, v: Array, *, method: str, test: str = "z") -> list[P
     return [pool(y[keep], v[keep], method=method, test=test) for keep in rest]
 
 
-def cumulative(y: Array, v: Array, order: Array, *, method: str, test: str = "z") -> list[Pooled]:
+def cumulative(y: Array, v: Array, order: Places, *, method: str, test: str = "z") -> list[Pooled]:
     """Pool the first study of an order, the first two, and so on.
 
     Args:

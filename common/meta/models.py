@@ -125,23 +125,26 @@ def pool(
         spread = float(np.sqrt(w @ (y - mean) ** 2 / ((k - 1) * w.sum())))
         se, df = (spread if test == "knha" else max(se, spread)), k - 1
     half = float(t.isf((1 - level) / 2, df)) * se
-    ahead = None
+    ahead: tuple[float, float] | tuple[None, None] = (None, None)
     if k >= FEWEST and method != "FE":
         ahead = prediction_interval(mean, se=se, tau2=tau2, df=df - 1, level=level)
     i2, h2 = shares(y, v, tau2=tau2, method=method)
+    q, q_p = cochran_q(y, v)
     return Pooled(
-        mean,
-        se,
-        mean - half,
-        mean + half,
-        *(ahead or (None, None)),
-        tau2,
-        i2,
-        h2,
-        *cochran_q(y, v),
-        k,
-        method,
-        test,
+        mean=mean,
+        se=se,
+        low=mean - half,
+        high=mean + half,
+        prediction_low=ahead[0],
+        prediction_high=ahead[1],
+        tau2=tau2,
+        i2=i2,
+        h2=h2,
+        q=q,
+        q_p=q_p,
+        k=k,
+        estimator=method,
+        test=test,
     )
 
 

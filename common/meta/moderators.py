@@ -11,7 +11,7 @@ from scipy.stats import chi2, norm, t
 from scipy.stats import f as f_distribution
 
 from common.errors import DataError
-from common.meta.heterogeneity import Array, between_variance, mixed_model
+from common.meta.heterogeneity import Array, Mask, between_variance, mixed_model
 from common.meta.models import Pooled, pool
 from common.meta.tables import Effects, cells
 
@@ -28,7 +28,7 @@ class Features:
 
     names: tuple[str, ...]
     design: Array
-    rows: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    rows: Mask
 
 
 def features(effects: Effects, columns: Sequence[str]) -> Features:
@@ -53,14 +53,15 @@ def features(effects: Effects, columns: Sequence[str]) -> Features:
     rows = np.all([~column.isna() for column in text.values()], axis=0)
     names, parts = ["intercept"], [np.ones(int(rows.sum()))]
     for name, column in text.items():
-        numbers = pd.to_numeric(column[rows], errors="coerce")
-        if not numbers.isna().any():
+        words = column.to_numpy(dtype=str)[rows]
+        numbers = np.asarray(pd.to_numeric(words, errors="coerce"), dtype=np.float64)
+        if not np.isnan(numbers).any():
             names.append(name)
-            parts.append(numbers.to_numpy(dtype=np.float64))
+            parts.append(numbers)
             continue
-        for level in sorted(set(column[rows]))[1:]:
+        for level in sorted(set(words))[1:]:
             names.append(f"{name}: {level}")
-            parts.append((column[rows] == level).to_numpy(dtype=np.float64))
+            parts.append((words == level).astype(np.float64))
     design = np.column_stack(parts)
     said = ", ".join(columns)
     if design.shape[0] <= design.shape[1]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
-from common.meta.heterogeneity import Array, mixed_model
+from common.meta.heterogeneity import Array, Places, mixed_model
 
 HIDDEN = 4
 PENALTY = 1.0  # a standard normal prior on every weight; not tuned: there are no rows to spare
@@ -97,7 +97,7 @@ def verdict(y: Array, predictions: dict[str, Prediction]) -> str:
     )
 
 
-def _linear(y: Array, v: Array, design: Array, fold: Array) -> tuple[Array, Array]:
+def _linear(y: Array, v: Array, design: Array, fold: Places) -> tuple[Array, Array]:
     """Return each study's predicted effect and the variance of its true one."""
     mean, variance = np.empty(len(y)), np.empty(len(y))
     for left_out in np.unique(fold):
@@ -113,7 +113,7 @@ def _linear(y: Array, v: Array, design: Array, fold: Array) -> tuple[Array, Arra
     return mean, variance
 
 
-def _neural(y: Array, v: Array, features: Array, fold: Array, *, seed: int) -> tuple[Array, Array]:
+def _neural(y: Array, v: Array, features: Array, fold: Places, *, seed: int) -> tuple[Array, Array]:
     """Return each study's predicted effect and the variance of its true one, by the networks.
 
     All pairs of networks, (restarts x folds), are fitted at once, each without its fold. Effects
@@ -172,7 +172,8 @@ def _fit(
         total = v + spread.exp()
         loss = 0.5 * ((total.log() + (y - effect) ** 2 / total) * keep).sum()
         decay = sum((tensor**2).sum() for tensor in weights) + ((level - _LOG_SPREAD) ** 2).sum()
-        (loss + 0.5 * PENALTY * decay).backward()
+        total_loss = loss + 0.5 * PENALTY * decay
+        total_loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     with torch.no_grad():
         return outputs()

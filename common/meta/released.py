@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,6 +121,6 @@ def ends(grid: Array, excess: Array) -> tuple[float | None, float | None]:
     return end(first, first - 1), end(last, last + 1)
 
 
-def notes_of(rows: Sequence[Released]) -> tuple[str, ...]:
-    """Return every note once."""
-    return tuple(dict.fromkeys(row.note for row in rows if row.note))
+def notes_of(rows: Mapping[str, Released]) -> tuple[str, ...]:
+    """Return every hospital's note, named."""
+    return tuple(f"{name}: {row.note}" for name, row in rows.items() if row.note)

@@ -93,6 +93,6 @@ def oe_effect(hist: ScoreHistogram) -> Released:
 
 
 def _noise(middle: Array, theta: Array) -> Array:
-    """Return the variance of O - theta E that noise of deviation 1 in each cell makes, (points,)."""
+    """Return the variance of O - theta E by noise of deviation 1 in each cell, (points,)."""
     product = np.outer(theta, middle)
     return np.asarray(((1 - product) ** 2 + product**2).sum(axis=1))

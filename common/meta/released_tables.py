@@ -152,4 +152,5 @@ def _null_table(x: Array, theta: Array, measure: str) -> Array:
         risk = np.clip((events - n1 * theta) / (n1 + n2), np.maximum(0.0, -theta),
                        np.minimum(1.0, 1 - theta))  # fmt: skip
         a, c = n1 * (risk + theta), n2 * risk
-    return np.maximum(np.stack(np.broadcast_arrays(a, n1 - a, c, n2 - c), axis=-1), 0.0)
+    cells = np.stack(np.broadcast_arrays(a, n1 - a, c, n2 - c), axis=-1)
+    return np.asarray(np.maximum(cells, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +13,17 @@ import pandas as pd
 from common.errors import DataError
 from common.meta import columns as naming
 from common.meta import effects
-from common.meta.heterogeneity import Array
+from common.meta.effects import MEASURES
+from common.meta.heterogeneity import Array, Mask
 
 _LABELS = ("author", "study", "source", "trial", "hospital", "site", "centre", "center", "name")
 _POSITIVE = {"vi", "sei", "auc_se", "sd1i", "sd2i", "n1i", "n2i", "expected", "n", "cases",
              "controls", "ratio", "ratio_low", "ratio_high"}  # fmt: skip
 _COUNTS = {"ai", "bi", "ci", "di", "observed"}
 _SHARES = {"auc", "auc_low", "auc_high"}
+
+_MOST_APART = 1e10  # variances so far apart are a mistake, and beyond double precision
+_FURTHEST = 50.0  # a logarithm or logit beyond this is one that was not taken
 
 
 @dataclass(frozen=True)
@@ -73,28 +78,54 @@ def read_effects(
     numbers = {role: _numbers(table, column, role) for role, column in taken.items()}
     blank = np.any([np.isnan(x) for x in numbers.values()], axis=0)
     labels = _labels(table, known.get("study"))
-    notes = [f"{name} from the columns {', '.join(taken.values())}"]
-    notes += [f"{_those(labels, blank)}: left out, a cell is blank"] if blank.any() else []
+    scale = f", taken as {MEASURES[name].scale}" if "yi" in taken else ""
+    notes = [f"{name} from the columns {', '.join(taken.values())}{scale}."]
+    notes += [f"{_those(labels, blank)}: left out, a cell is blank."] if blank.any() else []
     _check(numbers, labels)
     y, v, corrected = _compute(name, numbers)
     silent = np.isnan(y) & ~blank
     if silent.any():
         notes.append(
             f"{_those(labels, silent)}: left out, both groups have no event or nothing but events, "
-            "which says nothing of a ratio"
+            "which says nothing of a ratio."
         )
-    corrected &= ~(blank | silent)
+    corrected = corrected & ~(blank | silent)
     if corrected.any():
-        notes.append(f"{_those(labels, corrected)}: an empty cell, so 1/2 was added to every cell")
+        notes.append(f"{_those(labels, corrected)}: an empty cell, so 1/2 was added to every cell.")
     kept = ~(blank | silent)
     if not kept.any():
         raise DataError(
-            "no study of the table can be used: " + "; ".join(notes[1:]),
+            "no study of the table can be used: " + " ".join(notes[1:]),
             remedy="fill in the cells, or use RD, of which empty tables do tell",
         )
     rows = [label for label, keep in zip(labels, kept, strict=True) if keep]
     rest = table[kept].reset_index(drop=True)
     return Effects(name, y[kept], v[kept], tuple(rows), rest, taken, tuple(notes))
+
+
+def check_effects(effects: Effects) -> None:
+    """Refuse effects and variances that cannot be what they are said to be.
+
+    Raises:
+        DataError: naming the first study.
+    """
+    measure = MEASURES[effects.measure]
+    for label, y, v in zip(effects.labels, effects.y, effects.v, strict=True):
+        if not (math.isfinite(y) and math.isfinite(v) and v > 0):
+            raise DataError(
+                f"{label!r} has the effect {y:g} with the variance {v:g}",
+                remedy="give a finite effect and a variance above 0, or leave the study out",
+            )
+        if v * _MOST_APART < effects.v.max():
+            raise DataError(
+                f"{label!r} has the variance {v:g} beside another's {effects.v.max():g}",
+                remedy="check its unit: no study knows so much better than another",
+            )
+        if (measure.ratio or effects.measure == "AUC") and abs(y) > _FURTHEST:
+            raise DataError(
+                f"{label!r} has {measure.scale} {y:g}",
+                remedy=f"check that it is on that scale: {measure.name} would be beyond all sense",
+            )
 
 
 def cells(table: pd.DataFrame, column: str) -> pd.Series[str]:
@@ -148,7 +179,7 @@ def _labels(table: pd.DataFrame, column: str | None) -> list[str]:
     return unique
 
 
-def _those(labels: list[str], mask: Array) -> str:
+def _those(labels: list[str], mask: Mask) -> str:
     return ", ".join(label for label, marked in zip(labels, mask, strict=True) if marked)
 
 
@@ -178,7 +209,7 @@ def _check(numbers: Mapping[str, Array], labels: list[str]) -> None:
             _refuse(numbers[role] < 2, role, numbers[role], labels, "at least 2")
 
 
-def _refuse(wrong: Array, role: str, x: Array, labels: list[str], wanted: str) -> None:
+def _refuse(wrong: Mask, role: str, x: Array, labels: list[str], wanted: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(
@@ -186,7 +217,7 @@ def _refuse(wrong: Array, role: str, x: Array, labels: list[str], wanted: str) -
         )
 
 
-def _compute(measure: str, x: Mapping[str, Array]) -> tuple[Array, Array, Array]:
+def _compute(measure: str, x: Mapping[str, Array]) -> tuple[Array, Array, Mask]:
     """Return effects, variances and which were corrected, from the columns that were taken."""
     none = np.zeros(len(next(iter(x.values()))), dtype=bool)
     if "ai" in x:

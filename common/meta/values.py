@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def pooled_values(measure: str, pooled: Pooled) -> dict[str, Any]:
     return {"se": pooled.se, **on_both_scales(measure, ends)}
 
 
-def on_both_scales(measure: str, ends: dict[str, float | None]) -> dict[str, Any]:
+def on_both_scales(measure: str, ends: Mapping[str, float | None]) -> dict[str, Any]:
     """Return values of the analysis scale with `ratio` or `auc` beside, None where it has none.
 
     >>> on_both_scales("OR", {"estimate": 0.0})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.report.fewshot_sources import source_tables
 from common.report.fewshot_tables import hospital_tables, method_notes
 from common.report.fewshot_words import few_shot_verdict, trust
 from common.report.figures_fewshot import few_shot_captions
@@ -57,6 +58,7 @@ def few_shot_section(table: Metrics) -> dict[str, Any]:
         "trust": trust(table),
         "methods": method_notes(table),
         "tables": hospital_tables(table),
+        "sources": source_tables(table),
     }
 
 

@@ -47,11 +47,13 @@ class Source:
 
     Attributes:
         cases: The target's labelled cases as the source's body sees them.
-        moments: Of the source's own patients, in the same space, as released; None without.
+        moments: Of the source's own patients, as released; None without.
+        places: The same labelled cases in the space of the moments, where that is another.
     """
 
     cases: Cases
     moments: Moments | None = None
+    places: Cases | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def relative_distance(source: Source) -> float:
     """Return Frechet's distance from source to target, over the source's own spread."""
     assert source.moments is not None
     spread = float(source.moments.covariance.trace())
-    found = frechet(source.moments, own_moments(source.cases.x))
+    cases = source.places or source.cases
+    found = frechet(source.moments, own_moments(cases.x))
     return found / max(spread, torch.finfo(torch.float64).tiny)
 
 

@@ -133,7 +133,15 @@ def _show(metrics: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from server.effect_tables import print_effect
+    from server.effects import EFFECT
+
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    if metrics.get("kind") == EFFECT:
+        print_effect(console, metrics)
+        for line in told_missed(metrics["missed"]):
+            console.print(escape(line))
+        return
     table = Table(title=metrics["title"], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("hospital", "size", "status", "AUC released"):
         table.add_column(heading)

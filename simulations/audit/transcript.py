@@ -10,127 +10,31 @@ has to hide. How large that noise is shows in where the next query is asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common.alignment import KNOWN
 from common.auditing.outcome import Outcome, judge
 from common.cohort.parts import Part, join
-from common.learners.references import as_head
 from common.learners.types import Patients
-from common.params import Params, flatten, unflatten
-from common.privacy import moments
-from common.privacy.class_sums import count_weight, sensitivity
-from common.privacy.engine import PrivateModel, RecordLoss
-from common.privacy.noise import Floats
+from common.params import flatten
+from common.privacy.engine import PrivateModel
 from simulations.audit.experiments import Experiment, Seen
 from simulations.audit.replay import KINDS
+from simulations.audit.scripted import Answer, Kept, Scripted
 from simulations.audit.sources import Coupled, Recorded
-from simulations.audit.subject import Bench, Subject, patients
+from simulations.audit.subject import Subject, patients
+from simulations.audit.transcript_noise import TOLERANCE, off_scale
 
 _CROWD = 6
 _MANY = 200  # of whom samples are drawn
 _SMALL = 1e-6  # how far a sum moves the weights there
 _SIDES = {"query": 0.0, "support": 1 - 2.0**-53}
 _MOST_STEPS = 3
-_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model would answer, the clip it was asked for, and where.
-
-    Attributes:
-        total: Its own answer.
-        clip: As asked.
-        at: The weights of a sum, the direction of a product.
-        batch: Whom it is about.
-        is_product: Whether it is a sum of Hessian-vector products.
-        is_moments: Whether it is where everybody's features lie; its clip is then the most that one
-            patient can add.
-    """
-
-    total: Params
-    clip: float
-    at: Params
-    batch: Part
-    is_product: bool = False
-    is_moments: bool = False
-
-
-class Scripted:
-    """A model that keeps its answers, and gives others if it has a script.
-
-    Args:
-        model: The audited engine's.
-        script: What to answer in place of its own; None for its own answers.
-    """
-
-    def __init__(self, model: PrivateModel, script: list[Answer] | None = None) -> None:
-        self.answers: list[Answer] = []
-        self._model, self._script = model, script
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what is not asked of patients."""
-        return getattr(self._model, name)
-
-    def clipped_sum(self, params: Params, batch: Part, *, clip: float, **more: Any) -> Params:
-        """Return the clipped sum, or the script's."""
-        total = self._model.clipped_sum(params, batch, clip=clip, **more)
-        return self._answer(Answer(total, clip, params, batch))
-
-    def clipped_products(
-        self, params: Params, batch: Part, *, direction: Params, clip: float, **more: Any
-    ) -> Params:
-        """Return the clipped products, or the script's."""
-        total = self._model.clipped_products(params, batch, direction=direction, clip=clip, **more)
-        return self._answer(Answer(total, clip, direction, batch, is_product=True))
-
-    def clipped_sum_of(
-        self, loss: RecordLoss, at: Params, batch: Part, *, clip: float, **more: Any
-    ) -> Params:
-        """Return the clipped sum of a learner's own loss, or the script's."""
-        total = self._model.clipped_sum_of(loss, at, batch, clip=clip, **more)
-        return self._answer(Answer(total, clip, at, batch))
-
-    def class_sums(
-        self, params: Params, batch: Part, *, radius: float | None, **more: Any
-    ) -> Params:
-        """Return where the classes lie, or as the script has it."""
-        total = self._model.class_sums(params, batch, radius=radius, **more)
-        bound = math.inf if radius is None else sensitivity(radius)
-        return self._answer(Answer(total, bound, params, batch))
-
-    def moment_sums(
-        self, params: Params, part: Part, *, radius: float, second: bool, **more: Any
-    ) -> Params:
-        """Return the sums of moments, or the script's."""
-        total = self._model.moment_sums(params, part, radius=radius, second=second, **more)
-        most = moments.sensitivity(radius, second=second)
-        return self._answer(Answer(total, most, params, part, is_moments=True))
-
-    def _answer(self, answer: Answer) -> Params:
-        self.answers.append(answer)
-        return answer.total if self._script is None else self._script[len(self.answers) - 1].total
-
-
-class _Kept(Coupled):
-    """Equal randomness that keeps its normals."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
-        self.drawn: list[Floats] = []
-
-    def normal(self, n: int) -> Floats:
-        """Return n normals, (n,)."""
-        self.drawn.append(super().normal(n))
-        return self.drawn[-1].copy()
 
 
 @dataclass(frozen=True)
@@ -175,7 +79,7 @@ def _run(
     step = 1.0 / (subject.scale * _CROWD)  # noise moves the weights by a length that shows
     module = subject.module(seed=seed)
     bench = subject.bench(module, steps=steps, step=step, declared=_CROWD, references=True)
-    model, source = Scripted(bench.model, script), _Kept(seed)
+    model, source = Scripted(bench.model, script), Kept(seed)
     theta = bench.theta
     if KNOWN in theta:  # as after a first round: features are drawn to where pooled ones lay
         theta = {**theta, KNOWN: torch.ones_like(theta[KNOWN])}
@@ -185,7 +89,7 @@ def _run(
     if normals.size != sum(sizes):
         return answers, math.ceil(abs(sum(sizes) - normals.size) / max([*sizes, 1]))
     noise = torch.split(torch.from_numpy(normals), sizes)
-    return answers, _off_scale(subject, bench, script or answers, answers, noise, delta)
+    return answers, off_scale(subject, bench, script or answers, answers, noise, delta)
 
 
 def samples_off(subject: Subject, *, seed: int) -> float:
@@ -219,68 +123,6 @@ def samples_off(subject: Subject, *, seed: int) -> float:
     return float(max(abs(b.patients - n) for b, n in zip(sums, chosen, strict=True)))
 
 
-def _off_scale(
-    subject: Subject,
-    bench: Bench,
-    given: list[Answer],
-    answers: list[Answer],
-    noise: Sequence[Tensor],
-    delta: Params,
-) -> int:
-    """Return after how many answers that stay at the hospital the noise was of another size."""
-    learner, share = subject.plan.study.learner, 0.5
-    if answers[0].is_moments:  # steps reach the delta, where their noise is measured
-        return _moments_off(subject, bench, given[0], noise[0], delta)
-    off = 0
-    if learner.metric is not None:
-        off = _references_off(subject, given[0], answers[1].at, noise[0])
-        given, answers, noise = given[1:], answers[1:], noise[1:]
-    if not subject.has_query and learner.head_steps is None:
-        return off  # every other sum reaches the delta, where its noise is measured
-    if subject.has_query and learner.meta is not None:
-        share = learner.meta.query_fraction
-    ends = [b.at if a.is_product == b.is_product else None for a, b in pairwise(answers)]
-    rate = bench.step * subject.plan.denominator(bench.declared, share=share)
-    last = {k: v / -rate for k, v in delta.items()} if answers[-1].is_product else None
-    step = bench.step * share / (1 - share)  # of the support
-    found = (
-        _multiplier(answer, told, end, normals, step)
-        for answer, told, end, normals in zip(answers, given, [*ends, last], noise, strict=True)
-        if end is not None
-    )
-    return off + sum(not abs(sigma / subject.plan.sigma - 1) <= _TOLERANCE for sigma in found)
-
-
-def _references_off(subject: Subject, given: Answer, seen: Params, normals: Tensor) -> int:
-    """Return 1 if the steps are under other references than with noise of the claimed size."""
-    metric = subject.plan.study.learner.metric
-    assert metric is not None
-    assert metric.radius is not None  # a private plan has one
-    noisy = flatten(given.total).double() + subject.plan.sigma * given.clip * normals
-    sums = {k: v.float() for k, v in unflatten(noisy, given.total).items()}
-    due = as_head(sums, seen, weight=count_weight(metric.radius))
-    return int(not all(torch.allclose(seen[k], v, rtol=_TOLERANCE) for k, v in due.items()))
-
-
-def _moments_off(
-    subject: Subject, bench: Bench, given: Answer, normals: Tensor, delta: Params
-) -> int:
-    """Return 1 where the noise on what was said of everybody's features was of another size."""
-    count = subject.plan.denominator(bench.declared, share=1 / subject.rate)
-    said = torch.cat([delta[f"alignment.{name}"].double().flatten() for name in given.total])
-    noise = said * count - flatten(given.total).double()
-    sigma = float((noise @ normals) / (normals @ normals)) / given.clip
-    return int(not abs(sigma * subject.rate / subject.plan.sigma - 1) <= _TOLERANCE)
-
-
-def _multiplier(answer: Answer, given: Answer, end: Params, normals: Tensor, step: float) -> float:
-    """Return the noise multiplier that shows between a query and the next; NaN without a move."""
-    moved = flatten({k: end[k].double() - answer.at[k].double() for k in answer.total})
-    noise, there = moved / -step - flatten(given.total).double(), moved != 0
-    own = normals[there]
-    return float((noise[there] @ own) / (own @ own)) / answer.clip
-
-
 def _compared(before: list[Answer], after: list[Answer], unnoised: int, kind: str) -> Moved:
     if len(before) != len(after):
         return Moved(kind, math.inf, unnoised)
@@ -311,7 +153,7 @@ def transcript(subject: Subject, *, records: int, seed: int) -> Experiment:
             judge(
                 names[0],
                 statistic=worst.change,
-                threshold=1 + _TOLERANCE,
+                threshold=1 + TOLERANCE,
                 detail=f"a patient ({worst.kind}) moved an answer by {worst.change:.4g} clips",
             ),
             judge(

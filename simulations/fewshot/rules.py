@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from common.cohort.parts import Part, join
 from common.errors import StudyError
 from common.few_shot_spec import UNTRAINED, FewShot, Method
+from common.models import build
 from common.plan import Plan, compile_study
 from common.study import Study
 from simulations.arms import plan_of
@@ -32,11 +33,36 @@ def plans_of(study: Study, rules: FewShot) -> dict[str, Plan]:
         StudyError: an arm's rules are none, or a method does not go with the study.
     """
     scenario = scenario_of(study)
-    plans = {name: plan_of(study, scenario.arm_named(name)) for name in rules.arms}
+    plans = {name: plan_of(study, scenario.arm_named(name)) for name in rules.named_arms}
     plans[UNTRAINED] = compile_study(study)
+    _check_sources(rules, plans)
     for method in rules.methods:
         check_method(method, study, plans[method.arm or UNTRAINED])
     return plans
+
+
+def _check_sources(rules: FewShot, plans: Mapping[str, Plan]) -> None:
+    """Refuse sources that train nothing, that have no body, or whose price does not add up."""
+    if rules.sources is None:
+        return
+    arm = rules.source_arm
+    if arm is None:
+        raise StudyError(
+            "simulation.fewshot.sources is asked for, and no method has a federated arm",
+            remedy="say whose plan each hospital is to run alone: sources = { arm = 'ARM' }",
+        )
+    if build(plans[arm].study).is_one_layer:
+        raise StudyError(
+            f"simulation.fewshot.sources: arm {arm!r} trains a model without a body "
+            f"(model.name {plans[arm].study.model.name!r}): every source describes cases alike",
+            remedy="use a model with layers below the last, such as 'mlp', or leave sources out",
+        )
+    if plans[arm].adjacency == "replace":
+        raise StudyError(
+            f"simulation.fewshot.sources: arm {arm!r} promises of episodes (adjacency 'replace'), "
+            "and moments are of patients: the two prices do not add up",
+            remedy="name another arm: sources = { arm = 'ARM' }",
+        )
 
 
 def check_world(study: Study, rules: FewShot, world: World, names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from common.few_shot_spec import UNTRAINED, FewShot
@@ -32,6 +32,7 @@ from simulations.fewshot.methods import (
     ready,
 )
 from simulations.fewshot.rules import check_world, everybody, plans_of, rules_of
+from simulations.fewshot.sources import Sources, sources_of
 from simulations.partitions.types import Hospital
 from simulations.world import (
     Say,
@@ -54,6 +55,7 @@ class NewHospital:
         ways: Classes of an episode.
         classes: Classes of the hospital.
         shots: Labelled patients a class -> method -> one judgement an episode.
+        sources: What each other hospital's own body gives it, where the study asks.
     """
 
     name: str
@@ -64,6 +66,7 @@ class NewHospital:
     records: int
     notes: tuple[str, ...]
     shots: Mapping[str, Mapping[str, Sequence[Judged]]]
+    sources: Sources | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def few_shot(study: Study, run_dir: Path, *, engine: str, say: Say) -> FewShotRu
                 arm: federated_params(others, f"{arm}-without-{name}", plans[arm], run_job)[0]
                 for arm in rules.arms
             }
-            sites.append(meet(name, world, rules, plans, params, say))
+            site = meet(name, world, rules, plans, params, say)
+            found = sources_of(name, world, others, rules, plans, say)
+            sites.append(replace(site, sources=found))
     return FewShotRun(study, rules, plans, tuple(sites), tuple(world.hospitals), refused)
 
 
@@ -131,8 +136,14 @@ def meet_after(study: Study, world: World, run_job: Engine, say: Say) -> FewShot
     rules = rules.model_copy(update={"episodes": min(rules.episodes, _EPISODES_OF_A_RUN)})
     plans, others = plans_of(study, rules), world.without(*rules.new)
     params = {arm: federated_params(others, arm, plans[arm], run_job)[0] for arm in rules.arms}
-    sites = tuple(meet(name, world, rules, plans, params, say) for name in rules.new)
-    return FewShotRun(study, rules, plans, sites, tuple(world.hospitals), {})
+    sites = [
+        replace(
+            meet(name, world, rules, plans, params, say),
+            sources=sources_of(name, world, others, rules, plans, say),
+        )
+        for name in rules.new
+    ]
+    return FewShotRun(study, rules, plans, tuple(sites), tuple(world.hospitals), {})
 
 
 def meet(

@@ -13,6 +13,7 @@ from common.report.fewshot_values import FIGURES
 from simulations.arms import NOTES
 from simulations.fewshot.episodes import Judged, mean_and_half_width
 from simulations.fewshot.run import FewShotRun, NewHospital
+from simulations.fewshot.source_table import source_tables
 from simulations.world import scenario_of
 
 _RIVALS = ("scratch", "logistic_pixels", "logistic_inputs")
@@ -60,6 +61,7 @@ def few_shot_table(run: FewShotRun) -> dict[str, Any]:
         "methods": {method.name: _method(method, run) for method in run.rules.methods},
         "held_out": held_out,
         "mean": {str(k): _means(held_out, str(k)) for k in run.rules.shots},
+        **source_tables(run.sites),
     }
 
 

@@ -379,7 +379,7 @@ def test_what_is_got_by_hand_is_listed_and_its_fetch_says_how(cli):
     Path("data/indo_rct").mkdir(parents=True)
     Path("data/indo_rct/indo_rct.csv").write_text("id\n")
     sets = {s["name"]: s for s in json.loads(cli("data", "list", "--json")[1])["sets"]}
-    assert sets["indo_rct"]["studies"] == ["indomethacin"]
+    assert sets["indo_rct"]["studies"] == ["indomethacin", "indomethacin_effect"]
     assert sets["indo_rct"]["files"] == [{"path": "indo_rct/indo_rct.csv", "state": "present"}]
     assert [file["state"] for file in sets["chestxray"]["files"]] == ["missing", "missing"]
     assert "chestxray_subtype" in cli("data", "list")[1]

@@ -23,6 +23,12 @@ METHODS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _own_data(monkeypatch):
+    """The study names its own folder, which the variable would overrule."""
+    monkeypatch.delenv("GRANDROUNDS_DATA", raising=False)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_pictures(tmp_path_factory.mktemp("data"))
@@ -142,12 +148,13 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(data, tmp_path, ch
 
 
 def test_a_run_leaves_the_new_hospital_out_and_then_meets_it(data, tmp_path):
-    study = few_shot_study(data, new=["west"], shots=[3])
+    study = few_shot_study(data, new=["west"], shots=[3], sources=True)
     prepare(study, tmp_path / "run")
     run = compare(study, tmp_path / "run", engine="inprocess", say=lambda line: None)
     metrics = metrics_of(run, tmp_path / "run", engine="inprocess", seconds=1.0)
     assert {site["name"] for site in metrics["sites"]} == {"north", "south"}
     assert set(metrics["fewshot"]["held_out"]) == {"west"}
+    assert set(metrics["fewshot"]["sources"]["west"]) == {"north", "south"}
     jobs = {p.name for p in (tmp_path / "run" / "sites").iterdir()}
     assert jobs == {"fedrep-seed-0"}  # met with the very body that was compared
 
