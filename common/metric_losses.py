@@ -52,6 +52,7 @@ def contrastive_pairs(metric: MetricSpec) -> OfPlaces:
 
     p is 2 for the form 'squared' (Hadsell, Chopra and LeCun 2006) and 1 for 'distance'.
 
+    >>> import torch
     >>> loss = contrastive_pairs(MetricSpec(loss="contrastive", distance="euclidean"))
     >>> round(loss(torch.tensor([[0.0], [0.5]]), torch.tensor([0, 1])).item(), 3)
     0.125

@@ -231,6 +231,7 @@ release(asked, ledger=Ledger(sys.argv[1]), policy=Ruling(roomy(plan)), declared=
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_computes_has_paid(
     plan: Plan, path: Path, tmp_path: Path
 ) -> None:

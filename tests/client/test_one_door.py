@@ -228,6 +228,7 @@ PLANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "before", "after"), PLANTS.values(), ids=PLANTS.keys())
 def test_a_second_way_out_is_noticed(tmp_path: Path, file: str, before: str, after: str) -> None:
     shutil.copytree(ROOT / "client", tmp_path / "client")

@@ -101,6 +101,7 @@ def test_a_large_model_at_few_patients_gets_fewer_local_steps():
     assert found.best.noise_length > 1  # not even one step is worth it, and the table says so
 
 
+@pytest.mark.slow
 def test_a_query_is_what_is_looked_at_where_only_it_leaves():
     learner = {"name": "fomaml", "learning_rate": 0.1, "meta": {"query_fraction": 0.25}}
     found, plan = (

@@ -23,6 +23,8 @@ from server.rounds.membership import join
 from server.rounds.robust import norm_of
 from tests.federated_world import Fault, Faulty, World, breaks, says, tampers
 
+pytestmark = pytest.mark.slow
+
 
 def like(plan: Plan) -> Params:
     return initial_params(plan.study, seed=1)

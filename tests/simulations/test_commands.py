@@ -150,6 +150,7 @@ def test_without_privacy_every_page_says_so(cli):
         assert "not private" in Path("run", page).read_text().lower()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_round_is_resumed_to_the_same_weights(cli, monkeypatch):
     options = ("--arms", "reptile", "--seeds", 2)
     assert cli("sim", "run", *options, "--out", "whole")[0] == 0

@@ -68,7 +68,7 @@ def test_the_readme_names_every_key(found):
     one, row = metrics["held_out"]["harbour"]["8"]["reptile"], metrics["pooled"]["8"]["reptile"]
     keys = {*one, *one["net_benefit"][0], *row, *metrics["centres"][0], *metrics}
     untold = {key for key in keys if f"`{key}`" not in text}
-    assert untold == {"schema", "title", "description", "versions"}
+    assert untold == {"schema", "description", "versions"}
 
 
 def test_the_hospital_left_out_takes_no_part_in_training(found):

@@ -300,6 +300,7 @@ NO_SITE: list[list[str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", NO_SITE, ids=lambda a: a[0])
 @pytest.mark.parametrize("what", ["absent", "empty", "file"])
 def test_a_folder_that_is_no_site_is_one_message(

@@ -23,6 +23,8 @@ from common.wire import Envelope
 from tests.client.rpc.lied_to import Hospital, approved_site, lied_to
 from tests.client.rpc.running import LONG_S
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def approved() -> Iterator[Path]:

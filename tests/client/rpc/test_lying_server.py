@@ -23,6 +23,8 @@ from tests.client.rpc.lied_to import ROUNDS, Hospital, approved_site, lied_to, t
 from tests.ledger_reader import releases
 from tests.small_world import small_plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def approved() -> Iterator[Path]:

@@ -97,6 +97,7 @@ def test_epsilon_of_mu_is_the_accountants():
     assert epsilon_of_mu(1e-9, delta=1e-5) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sigma", "rate", "count"), [(1.0, 0.05, 30), (2.0, 0.5, 10)])
 def test_above_delta_the_gaussian_of_a_claim_leaks_more_than_the_sampled_steps(sigma, rate, count):
     steps = [gaussian(sigma=sigma, sampling_rate=rate, count=count, part="train")]

@@ -23,6 +23,7 @@ def test_sound_noise_fails_no_more_often_than_stated(test):
     assert 7 <= failed <= 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ALL)
 @pytest.mark.parametrize("n", [2, 3, 10, 100])
 def test_short_streams_fail_no_more_often_than_stated(test, n):

@@ -56,6 +56,7 @@ def test_the_ends_are_the_accountants_at_the_worst_and_best_figures():
     assert found.low < found.value < found.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"factor": 0.7}, {"factor": 0.9}, {"rate": 0.8}])
 def test_a_fault_puts_the_lower_end_above_the_claim(fault):
     assert measured(**fault, p=1e-3).low > CLAIMED

@@ -46,6 +46,7 @@ def failures(chosen, **options):
     return {name for name, outcome in judge_all(chosen, **options).items() if not outcome.passed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "patients", "count"), [(0.1, 200, 60), (0.02, 30, 50), (0.5, 100, 10), (0.9, 60, 20)]
 )

@@ -364,6 +364,7 @@ def test_pneumoniamnist_is_read_whole():
     assert "copies: 56 exact ones in 27 groups; 0 of them straddle" in cohort.notes[0]
 
 
+@pytest.mark.slow
 @needs_data
 def test_chest_x_rays_become_gradients_and_pooled_pixels():
     maps = [{"kind": "hog", "orientations": 8, "pixels_per_cell": 7}, {"kind": "pixels", "size": 7}]

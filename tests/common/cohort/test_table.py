@@ -226,6 +226,7 @@ def inputs(rows):
     return encode_features(frame, EVERYTHING)[0]
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(ROWS)
 def test_a_record_is_encoded_alike_in_any_company(rows):

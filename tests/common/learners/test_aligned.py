@@ -260,6 +260,7 @@ def test_the_price_is_that_of_one_gaussian_and_k_sampled_ones_a_round():
     )
 
 
+@pytest.mark.slow
 @KINDS
 def test_alignment_draws_two_scanners_together(kind):
     """One hospital's inputs are shifted and stretched; both learn the task as well."""

@@ -84,6 +84,7 @@ class Counting:
         return self._inner.normal(n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reptile", "fedavg", "fedprox"])
 @pytest.mark.parametrize("q", [1.0, 0.2])
 def test_promise_covers_every_step_that_runs(name, q):

@@ -305,6 +305,7 @@ NOISE_OF = {  # K steps; K steps and a query; the same and K products
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "unit"), NOISE_OF)
 @pytest.mark.parametrize("pool", ["parted", "shared"])
 def test_every_sum_gets_noise_of_its_own_and_no_batch_is_drawn_twice(name, unit, pool):

@@ -167,6 +167,7 @@ def test_edges():
             epsilon([], delta=delta)
 
 
+@pytest.mark.slow
 def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise():
     def cost(sigma=2.0, count=10, q=0.2):
         return epsilon([gauss(sigma, count, q=q)], delta=1e-5)
@@ -176,6 +177,7 @@ def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise():
     assert cost(sigma=4.0) < cost() < cost(sigma=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "delta", "q", "count"),
     [(1.0, 3e-4, 1.0, 30), (3.0, 1e-5, 1.0, 4), (0.1, 1e-3, 1.0, 200), (1.0, 1e-5, 0.3, 20)],

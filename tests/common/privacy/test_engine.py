@@ -222,6 +222,7 @@ def test_chunks_do_not_change_the_sum_and_part_no_patient(records, monkeypatch):
     assert torch.allclose(flatten(model.clipped_sum(params, part, clip=CLIP)), whole, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["mlp", "conv4"])
 def test_a_large_models_records_one_by_one_give_the_hooks_sum(name, kind, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
+import pytest
+
 from common.report.fewshot_page import few_shot_html
 from common.report.fewshot_tables import hospital_tables
 from common.report.fewshot_words import few_shot_verdict, trust
@@ -105,6 +107,7 @@ def test_the_page_is_whole_and_survives_any_name():
     assert few_shot_html(metrics) == page
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_its_new_hospital():
     metrics = run_metrics()
     assert "few labelled cases" not in report_html(metrics)

@@ -185,6 +185,7 @@ def test_a_hospital_that_took_no_part_says_why_in_the_forest() -> None:
     assert "refused" not in text
 
 
+@pytest.mark.slow
 def test_missing_values_are_a_share_of_what_was_read() -> None:
     """Fault it is for: counts before incomplete records are left out, over a count after it."""
     metrics = example()
@@ -194,6 +195,7 @@ def test_missing_values_are_a_share_of_what_was_read() -> None:
     assert "before incomplete" not in loho_html(example())
 
 
+@pytest.mark.slow
 def test_epsilon_is_said_to_be_spent_again_for_each_hospital_left_out() -> None:
     assert "A patient trained in 3 such models of each private arm" in reach(example())
     assert "such models" not in reach(example({"a": 300, "b": 200}))
@@ -242,6 +244,7 @@ def test_several_classes_have_no_calibration_and_no_net_benefit() -> None:
     assert len(Reader(text).pictures) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"only": 300}, {"one": 300, "two": 200}])
 @pytest.mark.parametrize("shots", [(0,), (8,), (0, 8)])
 def test_few_hospitals_and_few_shots(sizes: dict[str, int], shots: tuple[int, ...]) -> None:
@@ -254,6 +257,7 @@ def test_few_hospitals_and_few_shots(sizes: dict[str, int], shots: tuple[int, ..
     assert over in text
 
 
+@pytest.mark.slow
 def test_many_hospitals_are_drawn_in_part_and_listed_in_full() -> None:
     metrics = example({f"hospital {i:02d}": 900 - 10 * i for i in range(30)})
     text = loho_html(metrics)

@@ -59,6 +59,7 @@ def test_every_picture_has_a_text_alternative(page: str) -> None:
         assert description.text
 
 
+@pytest.mark.slow
 def test_equal_metrics_give_equal_bytes(page: str) -> None:
     assert page == report_html(copy.deepcopy(example()))
 
@@ -103,6 +104,7 @@ def test_a_run_without_privacy_says_so() -> None:
     assert "**Not private.**" in model_card(metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [None, math.inf, math.nan])
 def test_private_without_a_finite_epsilon_is_not_private(epsilon: float | None) -> None:
     metrics = example()

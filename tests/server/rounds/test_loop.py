@@ -224,6 +224,7 @@ def final(world: World) -> dict[str, dict[str, bytes]]:
     return {g: {k: v.numpy().tobytes() for k, v in p.items()} for g, p in groups.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("fault", [dies, dies_after_answering])
 def test_a_run_that_died_in_a_round_ends_in_the_same_weights_bit_for_bit(

@@ -60,6 +60,7 @@ def test_a_quorum_is_enough_and_who_is_left_out_is_asked_to_join_in_each_round(
 OK = {"status": "ok", "site": "beta", "declared": 60}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "declared"),
     [

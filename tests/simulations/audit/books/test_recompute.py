@@ -12,6 +12,7 @@ from common.privacy.events import PoissonGaussian, Unprotected, gaussian
 from simulations.audit.books.recompute import PRV_TOLERANCE, recompute
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "events",
     [
