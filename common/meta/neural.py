@@ -13,6 +13,7 @@ study from the others, and the table says which did better and whether that can 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
+from torch.optim.adam import adam
 
 from common.meta.heterogeneity import Array, Places, mixed_model
 
@@ -165,18 +167,42 @@ def _fit(
         )
         return effect, (spread + level).clamp(-12, 6)
 
-    optimiser = torch.optim.Adam([*weights, level], lr=_RATE)
+    trained, step = [*weights, level], _adam([*weights, level])
     for _ in range(_STEPS):
-        optimiser.zero_grad()
         effect, spread = outputs()
         total = v + spread.exp()
         loss = 0.5 * ((total.log() + (y - effect) ** 2 / total) * keep).sum()
         decay = sum((tensor**2).sum() for tensor in weights) + ((level - _LOG_SPREAD) ** 2).sum()
         total_loss = loss + 0.5 * PENALTY * decay
-        total_loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        step(torch.autograd.grad(total_loss, trained))
     with torch.no_grad():
         return outputs()
+
+
+def _adam(trained: list[Tensor]) -> Callable[[Sequence[Tensor]], None]:
+    """Return torch's Adam as a function of gradients; its class imports a compiler for nothing."""
+    means, squares = ([torch.zeros_like(tensor) for tensor in trained] for _ in range(2))
+    counts = [torch.zeros(()) for _ in trained]
+
+    @torch.no_grad()
+    def step(gradients: Sequence[Tensor]) -> None:
+        adam(
+            trained,
+            list(gradients),
+            means,
+            squares,
+            [],
+            counts,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=_RATE,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    return step
 
 
 def _scored(y: Array, v: Array, mean: Array, variance: Array) -> Prediction:
