@@ -10,6 +10,7 @@ from typing import Any
 
 from common.embedded import find_study
 from common.errors import RunError, StudyError
+from common.few_shot_spec import FewShot
 from common.plan import compile_study
 from common.study import Study, load_study, parse_study
 from simulations.world import scenario_of
@@ -110,9 +111,10 @@ def _with_options(study: Study, options: Mapping[str, Any]) -> Study:
     if scenario.needs_data and "data" in given:
         changes["data"] = str(given["data"].resolve())
     simulation = scenario.model_dump(mode="json") | changes
-    own = {"loho": _of_loho, "fewshot": _of_fewshot}.get(str(given.get("command")))
-    if own is not None:
-        simulation[given["command"]] |= own(given)
+    if given.get("command") == "loho":
+        simulation["loho"] |= _of_loho(given)
+    if given.get("command") == "fewshot":
+        simulation["fewshot"] |= _of_fewshot(given, scenario.fewshot)
     values = study.model_dump(mode="json") | {"simulation": simulation}
     changed = parse_study(values, origin="options")
     _check_data(changed)
@@ -124,14 +126,16 @@ def _of_loho(given: Mapping[str, Any]) -> dict[str, Any]:
     return draws | ({"shots": _shots(given["shots"])} if "shots" in given else {})
 
 
-def _of_fewshot(given: Mapping[str, Any]) -> dict[str, Any]:
+def _of_fewshot(given: Mapping[str, Any], rules: FewShot) -> dict[str, Any]:
+    """Return the changed rules; a method of the study's own is known by its name."""
     changes: dict[str, Any] = {k: given[k] for k in ("episodes",) if k in given}
     if "ways" in given:
         changes["ways"] = _ways(given["ways"])
     if "shots" in given:
         changes["shots"] = _shots_a_class(given["shots"])
     if "methods" in given:
-        changes["methods"] = _listed(given["methods"])
+        own = {method.name: method.model_dump(mode="json") for method in rules.methods}
+        changes["methods"] = [own.get(name, name) for name in _listed(given["methods"])]
     return changes
 
 

@@ -8,6 +8,7 @@ import pytest
 from common.errors import StudyError
 from common.report.fewshot_page import few_shot_html
 from common.schema import dump_toml
+from simulations import settings
 from simulations.fewshot.results import few_shot_metrics
 from simulations.fewshot.run import few_shot
 from simulations.fewshot.table import remarks_of
@@ -217,3 +218,13 @@ def test_a_mistake_is_one_message(monkeypatch, capsys, tmp_path, data, options, 
     assert said in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
     assert "remedy" in ended.err
+
+
+def test_a_method_of_the_studys_own_is_asked_for_by_its_name(data):
+    """Fault it is for: a name read as an arm and a use, with other options than the study's."""
+    mine = {"arm": "fedrep", "use": "logistic+hog", "name": "mine", "episodes": 2}
+    study = few_shot_study(data, methods=[mine, "scratch"], shots=[3])
+    asked = settings._with_options(study, {"command": "fewshot", "methods": "mine,fedrep+svm"})
+    found = asked.simulation.fewshot.methods
+    assert [method.name for method in found] == ["mine", "fedrep+svm"]
+    assert (found[0].hog, found[0].episodes) == (True, 2)
