@@ -227,4 +227,4 @@ def test_a_method_of_the_studys_own_is_asked_for_by_its_name(data):
     asked = settings._with_options(study, {"command": "fewshot", "methods": "mine,fedrep+svm"})
     found = asked.simulation.fewshot.methods
     assert [method.name for method in found] == ["mine", "fedrep+svm"]
-    assert (found[0].hog, found[0].episodes) == (True, 2)
+    assert (found[0].arm, found[0].episodes) == ("fedrep", 2)
